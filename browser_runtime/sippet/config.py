@@ -1,0 +1,103 @@
+"""How a local model is run: :class:`RuntimeConfig` and its groups.
+
+Names are llama.cpp's. A field that a backend does not honour is refused by name when the model is added; nothing is
+ignored and nothing is clamped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from ._fields import build, check, option
+from .errors import InvalidOption
+
+CacheType = Literal["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextConfig:
+    """The context: its size, batches, threads and numeric types."""
+
+    n_ctx: int | None = option(
+        "Context size, shared by all slots; by default what the model was trained on, at most 4096.",
+        low=8,
+        unit="tokens",
+    )
+    n_batch: int | None = option("Most tokens in one logical batch of prefill.", low=1, unit="tokens")
+    n_ubatch: int | None = option(
+        "Most tokens computed in one go: a cancel waits at most this long.", low=1, unit="tokens"
+    )
+    n_parallel: int = option("Slots: how many requests are computed together.", default=1, low=1, high=64)
+    n_threads: int | None = option("CPU threads; by default what the place allows.", low=1, high=256)
+    flash_attention: Literal["auto", "enabled", "disabled"] = option("Fused attention.", default="auto")
+    kv_unified: bool | None = option("One KV buffer shared by all slots.")
+    cache_type_k: CacheType | None = option("Numeric type of cached keys.")
+    cache_type_v: CacheType | None = option("Numeric type of cached values; quantised ones need flash attention.")
+    swa_full: bool | None = option("Keep the full cache of sliding-window layers.")
+    rope_scaling: Literal["none", "linear", "yarn"] | None = option("RoPE scaling, to stretch the context.")
+    rope_freq_base: float | None = option("RoPE base frequency.", low=0)
+    rope_freq_scale: float | None = option("RoPE frequency factor.", low=0)
+    yarn_orig_ctx: int | None = option("YaRN: the context size of training.", low=0, unit="tokens")
+    yarn_ext_factor: float | None = option("YaRN: extrapolation mix.")
+    yarn_attn_factor: float | None = option("YaRN: attention scale.")
+    yarn_beta_fast: float | None = option("YaRN: low correction dimension.")
+    yarn_beta_slow: float | None = option("YaRN: high correction dimension.")
+    embeddings: bool = option("Load for embedding instead of text.", default=False)
+    pooling: Literal["none", "mean", "cls", "last", "rank"] | None = option("How token vectors become one vector.")
+    chat_template: str | None = option("A Jinja template that replaces the model's own.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """How requests wait and share the engine."""
+
+    max_queued_requests: int = option(
+        "Requests that may wait beyond those being computed; one more is refused.", default=64, low=0
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+G = TypeVar("G")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """All groups. Each can be given as its dataclass or as a mapping."""
+
+    context: ContextConfig = dataclasses.field(default_factory=ContextConfig)
+    scheduler: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            assert callable(item.default_factory)
+            cls = item.default_factory
+            object.__setattr__(self, item.name, _group(item.name, getattr(self, item.name), cls))
+
+    @classmethod
+    def of(cls, value: RuntimeConfig | Mapping[str, Any] | None) -> RuntimeConfig:
+        """A config from what a caller may give: itself, a mapping of groups, or nothing."""
+        if value is None:
+            return cls()
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Mapping):
+            return build(cls, value, "RuntimeConfig")
+        raise InvalidOption("runtime", f"runtime must be a RuntimeConfig or a mapping, not {type(value).__name__}.")
+
+
+def _group(name: str, value: Any, cls: Any) -> Any:
+    if isinstance(value, cls):
+        return value
+    if isinstance(value, Mapping):
+        return build(cls, value, f"RuntimeConfig.{name}")
+    raise InvalidOption(
+        name, f"RuntimeConfig.{name} must be a {cls.__name__} or a mapping, not {type(value).__name__}."
+    )

@@ -1,0 +1,66 @@
+"""The engine seam: what every engine can do, in llama-server's JSON.
+
+An engine holds one loaded model, or stands for one remote target. It speaks one language, whichever way it computes:
+OpenAI-shaped request bodies with llama.cpp's extensions go in, OpenAI-shaped chunks come out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .._fields import Backend
+from ..errors import UnsupportedOperation
+
+StreamKind = Literal["completion", "chat"]
+CallKind = Literal["embedding", "rerank", "tokenize", "detokenize", "template"]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Facts about what was loaded. ``None`` where the engine can't know (a remote one, say)."""
+
+    backend: Backend
+    accelerator: str
+    threads: int | None = None
+    n_ctx: int | None = None
+    n_parallel: int = 1
+    n_vocab: int | None = None
+    n_embd: int | None = None
+    load_ms: float | None = None
+    has_chat_template: bool | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    degraded: tuple[str, ...] = ()
+    """Sentences: what runs in a lesser way than was asked, why, and what to do."""
+
+
+class Engine(ABC):
+    """One loaded model."""
+
+    info: EngineInfo
+
+    @abstractmethod
+    def stream(
+        self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Generate: yields llama-server's stream chunks (OpenAI-shaped), the last with ``usage`` or ``timings``.
+
+        Closing the generator, or cancelling the task that reads it, stops the computation.
+
+        Args:
+            kind: ``completion`` takes ``prompt``, ``chat`` takes ``messages``.
+            body: the request, as llama-server's ``/v1/completions`` or ``/v1/chat/completions`` reads it.
+            files: images that the messages refer to, in order.
+        """
+
+    async def call(self, kind: CallKind, body: Mapping[str, Any]) -> dict[str, Any]:
+        """An operation with one answer, in llama-server's JSON."""
+        raise UnsupportedOperation(
+            f"This endpoint has no {kind} operation.", hint="Add an endpoint whose model supports it."
+        )
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free the model and everything that served it. Safe to call twice."""
