@@ -1,0 +1,91 @@
+"""HTTP through the browser's ``fetch``, driven from Python in Pyodide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+from js import AbortController, Object, fetch  # type: ignore[import-not-found]
+from pyodide.ffi import JsException, to_js  # type: ignore[import-not-found]
+
+from .http import DEFAULT_TIMEOUT, Headers, HttpClient, HttpResponse, Redirect, unavailable
+
+
+class FetchClient(HttpClient):
+    """Requests through ``fetch``; the page's own policy (CSP, CORS, mixed content) applies."""
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,  # noqa: ASYNC109 (silence, not a whole: asyncio.timeout can't say that)
+        redirect: Redirect = "follow",
+    ) -> AsyncIterator[HttpResponse]:
+        controller = AbortController.new()
+        # no-store: a model goes to OPFS and must not fill the HTTP cache too; same-origin: no foreign cookies.
+        options: dict[str, Any] = {
+            "method": method,
+            "headers": dict(headers or {}),
+            "redirect": redirect,
+            "signal": controller.signal,
+            "cache": "no-store",
+            "credentials": "same-origin",
+        }
+        if body is not None:
+            options["body"] = to_js(body)
+        try:
+            try:
+                async with asyncio.timeout(timeout):
+                    answer = await fetch(url, to_js(options, dict_converter=Object.fromEntries))
+            except TimeoutError as error:
+                raise unavailable("timeout", url, f"{{url}} did not answer within {timeout:g} seconds.") from error
+            except JsException as error:
+                _raise_connection_error(error, url, redirect)
+            yield FetchResponse(answer, url, timeout)
+        finally:
+            controller.abort()
+
+
+class FetchResponse(HttpResponse):
+    """A ``Response``. :meth:`iter_buffers` gives the body as JavaScript arrays, without a copy into Python."""
+
+    def __init__(self, answer: Any, url: str, seconds: float | None) -> None:
+        self.status, self.url = int(answer.status), str(answer.url or url)
+        self.headers = Headers((str(name), str(value)) for name, value in answer.headers)
+        self._answer, self._seconds = answer, seconds
+
+    async def iter_buffers(self) -> AsyncIterator[Any]:
+        """The body as ``Uint8Array`` pieces."""
+        if self._answer.body is None:
+            return
+        reader = self._answer.body.getReader()
+        try:
+            while True:
+                async with asyncio.timeout(self._seconds):
+                    result = await reader.read()
+                if result.done:
+                    return
+                yield result.value
+        except TimeoutError as error:
+            raise unavailable("timeout", self.url, f"{{url}} sent nothing for {self._seconds:g} seconds.") from error
+        except JsException as error:
+            raise unavailable("cut", self.url, "The connection to {url} broke.") from error
+        finally:
+            reader.releaseLock()
+
+    async def iter_bytes(self) -> AsyncIterator[bytes]:
+        async for buffer in self.iter_buffers():
+            yield buffer.to_bytes()
+
+
+def _raise_connection_error(error: JsException, url: str, redirect: Redirect) -> NoReturn:
+    if redirect == "error":
+        # fetch reports a refused redirect as the same TypeError as a lost network.
+        raise unavailable("connect", url, "No connection to {url}, or it answered with a redirect.") from error
+    raise unavailable("connect", url, "No connection to {url}.") from error
