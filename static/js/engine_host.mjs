@@ -1,0 +1,90 @@
+/**
+ * An engine behind a message port. The same code serves a worker's own scope and a MessageChannel in the caller's
+ * thread. One port holds one engine with one loaded model.
+ *
+ * Messages in, `id` chosen by the sender:
+ *   {op: "open", id, engine, ...options}   load the WebAssembly module            → {id, opened: {…}}
+ *   {op: "call", id, name, data}           one request, one reply                 → {id, data}
+ *   {op: "stream", id, ...}                poll a request until it has no more    → {id, data}…, {id, data, last: true}
+ *   {op: "cancel", id, ...}                stop the stream `id`                   → {id, cancelled: true, last: true}
+ * A failure                                                                       → {id, error: {kind, message, log}}
+ *
+ * Streams advance in turn, one step of the engine at a time, and messages are taken in between: a cancel or another
+ * request waits for one step at most.
+ */
+
+const ENGINES = {
+  wllama: async (options) => {
+    const [{openWllama}, {WllamaStreams}] = await Promise.all([
+      import("./engine_wllama.mjs"),
+      import("./engine_streams.mjs"),
+    ]);
+    const engine = await openWllama(options);
+    return {engine, streams: new WllamaStreams(engine)};
+  },
+};
+
+/** @param {{postMessage: Function, onmessage: ?Function}} port */
+export function serveEngine(port) {
+  let open = null;
+  let busy = false;
+  let chain = Promise.resolve(); // calls run one at a time: the module is not re-entrant
+
+  const reply = (message) => port.postMessage(message, message.data ? [message.data.buffer] : []);
+  const fail = (id, error) => {
+    const kind = open?.engine.crashed() || error instanceof WebAssembly.RuntimeError ? "crash" : "call";
+    const log = error.log ?? open?.engine.log() ?? [];
+    port.postMessage({id, error: {kind, message: String(error?.message ?? error), log}, last: true});
+  };
+  const inTurn = (id, work) => {
+    chain = chain.then(work).catch((error) => fail(id, error));
+  };
+
+  async function run() {
+    if (busy) return;
+    busy = true;
+    while (open.streams.active()) {
+      inTurn(null, () => open.streams.advance(reply, fail));
+      await chain;
+      await nextTask(); // let messages in: a promise alone would starve them
+    }
+    busy = false;
+  }
+
+  port.onmessage = ({data: message}) => {
+    const {op, id} = message;
+    if (op === "open") {
+      inTurn(id, async () => {
+        open = await ENGINES[message.engine](message);
+        port.postMessage({id, opened: {memoryBytes: open.engine.memoryBytes()}});
+      });
+    } else if (op === "call") {
+      inTurn(id, async () => reply({id, data: await open.engine.call(message.name, message.data)}));
+    } else if (op === "stream") {
+      open.streams.add(id, message);
+      run();
+    } else if (op === "cancel") {
+      inTurn(id, async () => {
+        await open.streams.cancel(id, message);
+        port.postMessage({id, cancelled: true, last: true});
+      });
+    } else if (op === "memory") {
+      inTurn(id, () => port.postMessage({id, bytes: open?.engine.memoryBytes() ?? 0}));
+    } else if (op === "close") {
+      open?.engine.close();
+      port.close?.();
+    }
+  };
+}
+
+const {port1, port2} = new MessageChannel();
+const waiting = [];
+port1.onmessage = () => waiting.shift()?.();
+
+/** Resolve in a task of its own; unlike `setTimeout(0)` it is never clamped to 4 ms. */
+function nextTask() {
+  return new Promise((resolve) => {
+    waiting.push(resolve);
+    port2.postMessage(0);
+  });
+}

@@ -1,0 +1,5 @@
+/** The engine worker: one loaded model. Ending it gives all of its memory back. */
+
+import {serveEngine} from "./engine_host.mjs";
+
+serveEngine(globalThis);
