@@ -1,0 +1,5 @@
+"""``python -m sippet_host``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,168 @@
+"""The aiohttp application: routes, middlewares, lifecycle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from .assets import AssetStore
+from .errors import BadRequest, HttpError, InternalError, MethodNotAllowed, NotFound, RequestTooLarge
+from .files import send_file
+from .headers import SecurityHeaders
+from .hostcheck import HostCheck
+from .mime import content_type
+from .models import manifest
+from .page import Page, script_safe_json
+from .settings import Settings
+from .version import __version__
+
+log = logging.getLogger("sippet_host")
+
+MAX_BODY = 1024 * 1024
+FAVICON = "favicon.svg"
+
+
+class Host:
+    """What the handlers share: the settings and what is derived from them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.assets = AssetStore(settings.static_dir, settings.cache_dir)
+        self.page = Page(settings)
+        self.headers = SecurityHeaders(settings)
+        self.host_check = HostCheck(settings.host, settings.allowed_hosts)
+        self.models = {model.id: model for model in settings.models}
+
+    async def index(self, request: web.Request) -> web.StreamResponse:
+        tree = await asyncio.to_thread(self.assets.refresh)
+        html = self.page.render(f"/assets/{tree.version}/")
+        return web.Response(text=html, content_type="text/html", headers={"Cache-Control": "no-cache"})
+
+    async def versioned_asset(self, request: web.Request) -> web.StreamResponse:
+        return await self.assets.respond(request, request.match_info["path"], request.match_info["version"])
+
+    async def unversioned_asset(self, request: web.Request) -> web.StreamResponse:
+        return await self.assets.respond(request, request.match_info["path"], None)
+
+    async def favicon(self, request: web.Request) -> web.StreamResponse:
+        return await self.assets.respond(request, FAVICON, None)
+
+    async def model_manifest(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(manifest(self.settings.models), headers={"Cache-Control": "no-cache"})
+
+    async def model_file(self, request: web.Request) -> web.StreamResponse:
+        model = self.models.get(request.match_info["id"])
+        file = model.file(request.match_info["name"]) if model else None
+        if file is None:
+            raise NotFound("This server has no such model file.", hint="/models/manifest.json lists what there is.")
+        # The resolved path was fixed at start; nothing in the request is a path.
+        return await send_file(
+            request,
+            file.path,
+            content_type=content_type(file.name),
+            etag=file.etag,
+            headers={"Cache-Control": "no-cache"},
+        )
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        body = {"status": "ok", "version": __version__, "models": len(self.models)}
+        return web.json_response(body, headers={"Cache-Control": "no-store"})
+
+
+HOST: web.AppKey[Host] = web.AppKey("sippet_host", Host)
+
+
+def create_app(settings: Settings) -> web.Application:
+    """An application that serves the page, the assets and the models.
+
+    Run it with `sippet_host.server`, which also gives the security headers to the answers that aiohttp makes before
+    an application is asked (malformed requests).
+
+    Raises:
+        HostError: the settings can't be served.
+    """
+    host = Host(settings)
+    app = web.Application(middlewares=[_errors, _guard], client_max_size=MAX_BODY)
+    app[HOST] = host
+    app.add_routes(
+        [
+            web.get("/", host.index),
+            web.get("/favicon.ico", host.favicon),
+            web.get("/healthz", host.health),
+            web.get("/assets/{version:[^/]+}/{path:.+}", host.versioned_asset),
+            web.get("/static/{path:.+}", host.unversioned_asset),
+            web.get("/models/manifest.json", host.model_manifest),
+            web.get("/models/{id:[^/]+}/{name:[^/]+}", host.model_file),
+        ]
+    )
+    app.on_response_prepare.append(_secure)
+    app.cleanup_ctx.append(_background)
+    return app
+
+
+async def _background(app: web.Application) -> Any:
+    app[HOST].assets.start()
+    yield
+    await asyncio.to_thread(app[HOST].assets.stop)
+
+
+async def _secure(request: web.Request, response: web.StreamResponse) -> None:
+    request.config_dict[HOST].headers.apply(response.headers, response.content_type)
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What holds for every request, before anything is looked up."""
+    request.config_dict[HOST].host_check.check(request)
+    length = request.content_length
+    if length is not None and length > MAX_BODY:
+        raise RequestTooLarge(f"The body is longer than {MAX_BODY} bytes.")
+    return await handler(request)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns every failure into a coded answer."""
+    try:
+        return await handler(request)
+    except HttpError as error:
+        return error_response(request, error)
+    except web.HTTPException as error:
+        return error_response(request, _translate(error), error)
+    except (ConnectionError, asyncio.CancelledError):
+        raise  # nobody is left to answer
+    except Exception as error:
+        log.exception("%s %s failed", request.method, request.rel_url.raw_path[:200])
+        return error_response(request, error if isinstance(error, HttpError) else InternalError("The server failed."))
+
+
+def error_response(request: web.BaseRequest, error: HttpError, cause: web.HTTPException | None = None) -> web.Response:
+    """An error as JSON, ``{"error": {"code", "message"}}``, or as a line of text for a page that a person opens."""
+    status = cause.status if cause is not None else error.status
+    headers: dict[str, str] = {"Cache-Control": "no-store", **error.headers}
+    if cause is not None and "Allow" in cause.headers:
+        headers["Allow"] = cause.headers["Allow"]
+    if request.headers.get("Sec-Fetch-Dest") == "document":
+        return web.Response(status=status, text=f"{error.code}: {error}\n", headers=headers)
+    body = {"error": {"code": error.code, "message": str(error)}}
+    return web.Response(status=status, text=script_safe_json(body), content_type="application/json", headers=headers)
+
+
+def _translate(error: web.HTTPException) -> HttpError:
+    """aiohttp's own errors, and the router's, in our terms."""
+    if error.status == HTTPStatus.NOT_FOUND:
+        return NotFound("There is nothing under this URL.")
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodNotAllowed("This URL can't be used that way.", hint=f"Use {error.headers.get('Allow', 'GET')}.")
+    if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return RequestTooLarge(f"The body is longer than {MAX_BODY} bytes.")
+    return (
+        BadRequest(error.reason or "The request can't be served.")
+        if error.status < 500
+        else InternalError("The server failed.")
+    )

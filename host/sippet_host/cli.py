@@ -1,0 +1,171 @@
+"""The command line: ``sippet``."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from sippet.errors import SippError
+
+from . import paths
+from .default_model import default_model
+from .fetch import fetch_model
+from .hashcache import HashCache
+from .hostcheck import is_loopback
+from .models import ModelEntry, load_directory, load_model, unique_ids
+from .progress import format_bytes
+from .server import Running, running
+from .settings import COEP_VALUES, DEFAULT_PORT, Settings
+from .version import __version__
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+
+
+class _DefaultCommand(click.Group):
+    """A group that runs ``serve`` when the first argument is no command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {*self.list_commands(ctx), *ctx.help_option_names, "--version"}
+        if not args or args[0] not in known:
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+class _ModelName(click.ParamType[str]):
+    """A path or a URL; in an environment variable several are separated by ``;`` (a colon is a part of URLs)."""
+
+    name = "path|url"
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return [item for item in (part.strip() for part in rv.split(";")) if item]
+
+
+@click.group(cls=_DefaultCommand, context_settings={"auto_envvar_prefix": "SIPPET", "max_content_width": 100})
+@click.version_option(__version__, prog_name="sippet")
+def cli() -> None:
+    """Runs language models inside browser tabs. Without a command: serve."""
+
+
+@cli.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...", type=_ModelName())
+@click.option("--model", "more_models", multiple=True, type=_ModelName(), help="A model to serve, like MODEL.")
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    help="A folder: every .gguf file in it is served.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; the default is this machine only.",
+)
+@click.option(
+    "-p", "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 lets the system choose. Browsers keep models by port.",
+)  # fmt: skip
+@click.option("-o", "--open/--no-open", "open_page", default=False, help="Open the page in the browser.")
+@click.option("--no-isolation", is_flag=True, help="Leave out COOP and COEP; the engine then has one thread.")
+@click.option("--coep", type=click.Choice(COEP_VALUES), default="require-corp", show_default=True,
+              help="Cross-Origin-Embedder-Policy to send.")  # fmt: skip
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate (PEM) to serve https with.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Key (PEM) of the certificate.")
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME[:PORT]",
+              help="A further name under which the page is opened, such as a proxy's.")  # fmt: skip
+def serve(
+    models: tuple[str, ...],
+    more_models: tuple[str, ...],
+    models_dir: Path | None,
+    host: str,
+    port: int,
+    open_page: bool,
+    no_isolation: bool,
+    coep: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    allowed_hosts: tuple[str, ...],
+) -> None:
+    """Serves the chat page and models.
+
+    MODEL is the path of a .gguf file, or an http(s) URL that is downloaded once. Of a split model, name the first
+    shard. With no model named, a small default one is downloaded once.
+
+    Every option can be set in the environment: SIPPET_SERVE_PORT, SIPPET_SERVE_MODELS_DIR and so on.
+    """
+    settings = Settings(
+        host=host,
+        port=port,
+        isolation=not no_isolation,
+        coep=coep,
+        models=_resolve((*models, *more_models), models_dir),
+        allowed_hosts=allowed_hosts,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+    )
+    asyncio.run(_serve(settings, open_page))
+
+
+def _resolve(names: Sequence[str], folder: Path | None) -> tuple[ModelEntry, ...]:
+    cache = paths.cache_dir()
+    hashes = HashCache(cache / "model-hashes.json")
+    entries = [fetch_model(name, cache) if _URL.match(name) else load_model(Path(name), hashes) for name in names]
+    if folder is not None:
+        entries += load_directory(folder, hashes)
+        if not entries:
+            click.echo(f"Note: {folder} has no .gguf file.", err=True)
+    elif not entries:
+        entries = [default_model(cache, hashes)]
+    hashes.save()
+    return unique_ids(entries)
+
+
+async def _serve(settings: Settings, open_page: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with running(settings) as server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(number, stop.set)
+            except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
+                break
+        _announce(settings, server)
+        if open_page:
+            await asyncio.to_thread(webbrowser.open, server.url)
+        await stop.wait()
+    click.echo("Stopped.", err=True)
+
+
+def _announce(settings: Settings, server: Running) -> None:
+    isolated = "isolated: threads work" if settings.isolation else "not isolated: the engine has one thread"
+    click.echo(f"Sippet: {server.url} ({isolated})")
+    for model in settings.models:
+        click.echo(f"  {model.name}, {format_bytes(model.size)}")
+    if not is_loopback(settings.host):
+        click.echo(
+            f"Warning: listening on {settings.host}: everybody who reaches this machine can load the page and the "
+            "models. Pages opened by another name than this machine's need --allowed-host.",
+            err=True,
+        )
+        if not settings.tls_cert:
+            click.echo(
+                "Warning: without --tls-cert other machines open the page without a secure context: not isolated, "
+                "no storage.",
+                err=True,
+            )
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> Any:
+    """The entry point. Exits with 0, with 1 on a failure, with 2 on a usage error; no traceback for either."""
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="sippet", standalone_mode=True)
+    except SippError as error:
+        click.echo(f"Error [{error.code}]: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,181 @@
+"""Downloads models from http(s) URLs into the cache: once, resumed after a break, never spliced from two versions."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from .errors import DownloadFailed, NotAModel
+from .hashcache import Fingerprint, atomic_write
+from .locks import file_lock
+from .models import ModelEntry, ModelFile, describe_name, shard_names
+from .progress import Progress, say
+from .version import __version__
+
+_TIMEOUT = 30.0
+_ATTEMPTS = 4
+_PIECE = 256 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is noted beside a download, so that it can be resumed and later be described without the network."""
+
+    etag: str | None
+    size: int | None
+    sha256: str | None = None
+
+
+class _HttpOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https only, and never from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = urlsplit(newurl).scheme.lower()
+        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
+            raise DownloadFailed(f"{_shown(req.full_url)} redirects to a {scheme} URL.", hint="Use the final URL.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_opener = urllib.request.build_opener(_HttpOnly)
+
+
+def fetch_model(url: str, cache: Path) -> ModelEntry:
+    """The model behind a URL, from the cache where it was downloaded before.
+
+    Args:
+        url: of a ``.gguf`` file; of a split model, of its first shard.
+        cache: the cache folder; files go to ``models/`` in it.
+
+    Raises:
+        DownloadFailed: no connection, an error of the server, no room.
+        NotAModel: what the server sends isn't GGUF.
+    """
+    url = urldefrag(url).url
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise DownloadFailed(f"{_shown(url)} names no host.", hint="Write it as https://host/path/model.gguf.")
+    name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".") or "model.gguf"
+    if not name.lower().endswith(".gguf"):
+        name += ".gguf"
+    files = []
+    for part in shard_names(name):
+        part_url = url if part == name else parts._replace(path=parts.path.rsplit("/", 1)[0] + "/" + part).geturl()
+        folder = cache / "models" / f"url-{hashlib.sha256(part_url.encode()).hexdigest()[:16]}"
+        try:
+            with file_lock(folder / ".lock", on_wait=lambda: say("Another process is fetching this model; waiting.")):
+                files.append(_fetch_file(part_url, folder / part))
+        except OSError as error:
+            raise DownloadFailed(f"{part} can't be stored: {error}.", hint="Make room, or set SIPPET_CACHE.") from error
+    return describe_name(name, tuple(files))
+
+
+def _fetch_file(url: str, target: Path) -> ModelFile:
+    record_file = target.with_name(target.name + ".json")
+    partial = target.with_name(target.name + ".part")
+    record = _read_record(record_file)
+    if not (target.is_file() and record and record.sha256 and target.stat().st_size == record.size):
+        if not partial.exists():
+            record = None
+        record = _download(url, partial, record, record_file)
+        partial.replace(target)
+        atomic_write(record_file, json.dumps(asdict(record)).encode())
+    fingerprint = Fingerprint.of(target.stat())
+    return ModelFile(target, target.name, fingerprint.size, record.sha256, fingerprint)
+
+
+def _download(url: str, partial: Path, record: _Record | None, record_file: Path) -> _Record:
+    """Fills the partial file to its end, over as many connections as it takes."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            record = _transfer(url, partial, record, record_file)
+            break
+        except (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            reason = getattr(error, "reason", error) or type(error).__name__
+            if attempt == _ATTEMPTS - 1 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
+                status = f"the server answers {error.code}" if isinstance(error, urllib.error.HTTPError) else reason
+                raise DownloadFailed(
+                    f"{_shown(url)} can't be fetched: {status}.",
+                    hint="Check the URL and the network; what has come so far is kept.",
+                ) from error
+            say(f"The connection broke ({reason}); trying again.")
+            time.sleep(0.5 * 2**attempt)
+            record = _read_record(record_file)
+    assert record is not None
+    with partial.open("rb") as file:
+        return _Record(record.etag, partial.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _transfer(url: str, partial: Path, record: _Record | None, record_file: Path) -> _Record:
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"User-Agent": f"sippet/{__version__}", "Accept-Encoding": "identity"}
+    # Only a strong tag can vouch that the rest belongs to the same version; without one the download starts anew.
+    if have and record and record.etag and not record.etag.startswith("W/"):
+        headers |= {"Range": f"bytes={have}-", "If-Range": record.etag}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = _opener.open(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != 416 or record is None or have != record.size:
+                if error.code == 416:
+                    partial.unlink()
+                raise
+        return record  # it was complete already
+    with response:
+        start, size = 0, _length(response.headers.get("Content-Length"))
+        if response.status == 206:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != have:
+                partial.unlink()
+                raise http.client.HTTPException("the server sent another range than the one asked for")
+            start, size = have, _length(match[2])
+        record = _Record(response.headers.get("ETag"), size)
+        atomic_write(record_file, json.dumps(asdict(record)).encode())
+        with Progress(f"Fetching {partial.name.removesuffix('.part')}", size) as progress:
+            with partial.open("r+b" if start else "wb") as out:
+                out.seek(start)
+                done = start
+                while piece := response.read(_PIECE):
+                    if done == 0 and not piece.startswith(b"GGUF"[: len(piece)]):
+                        out.close()
+                        partial.unlink()
+                        raise NotAModel(f"{_shown(url)} is not a GGUF file.", hint="Use the URL of the file itself.")
+                    out.write(piece)
+                    done += len(piece)
+                    progress.update(done)
+            if size is not None and done != size:
+                raise http.client.IncompleteRead(b"", size - done)
+            if done < 4:
+                partial.unlink()
+                raise NotAModel(f"{_shown(url)} is empty.", hint="Use the URL of a .gguf file.")
+    return record
+
+
+def _length(value: str | None) -> int | None:
+    return int(value) if value and value.isdecimal() else None
+
+
+def _read_record(file: Path) -> _Record | None:
+    try:
+        return _Record(**json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _shown(url: str) -> str:
+    """A URL for a message: without user, password and query, which can hold secrets."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"

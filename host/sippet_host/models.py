@@ -1,0 +1,236 @@
+"""The models that a host serves: what they are, which files they have, how URLs name them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .errors import NoSuchModel, NotAModel
+from .hashcache import Fingerprint, HashCache
+
+MANIFEST_VERSION = 1
+
+# llama.cpp's name for a part of a split model.
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_QUANTIZATION = re.compile(
+    r"(?:^|[-._])((?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|MXFP4(?:_MOE)?|BF16|F16|F32))(?=[-._]|$)", re.IGNORECASE
+)
+
+# Hashing this much at start costs well under a second, and the answer is remembered.
+_HASH_AT_START = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of a model.
+
+    Attributes:
+        path: where it is.
+        name: the last part of its URL.
+        size: bytes.
+        sha256: hexadecimal, or None where it isn't known.
+        fingerprint: the version of the file that size and hash describe.
+    """
+
+    path: Path
+    name: str
+    size: int
+    sha256: str | None
+    fingerprint: Fingerprint
+
+    def etag(self, fingerprint: Fingerprint) -> str:
+        """The entity tag of the version just opened: by content where that is known, else by size and times."""
+        if self.sha256 is not None and fingerprint == self.fingerprint:
+            return f"sha256-{self.sha256}"
+        return f"{fingerprint.size:x}-{fingerprint.mtime_ns:x}-{fingerprint.ctime_ns:x}"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model as it is listed.
+
+    Attributes:
+        id: unique among the served models; a part of the URL.
+        name: for people.
+        files: the file, or its shards in order.
+        quantization: such as ``Q4_1``.
+        license: SPDX identifier where there is one.
+        context: tokens that the model was trained for.
+        parameters: number of weights.
+        capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``vision``, ``tools``.
+    """
+
+    id: str
+    name: str
+    files: tuple[ModelFile, ...]
+    quantization: str | None = None
+    license: str | None = None
+    context: int | None = None
+    parameters: int | None = None
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+    def file(self, name: str) -> ModelFile | None:
+        """The file whose URL ends with ``name``."""
+        return next((file for file in self.files if file.name == name), None)
+
+    def describe(self, prefix: str = "/models/") -> dict[str, Any]:
+        """The entry as JSON values, for the manifest and for the page.
+
+        ``url`` and ``sha256`` are the first file's; ``files`` lists all of them.
+        """
+        files = [
+            {"name": file.name, "url": f"{prefix}{quote(self.id)}/{quote(file.name)}", "size": file.size,
+             "sha256": file.sha256}
+            for file in self.files
+        ]  # fmt: skip
+        return {
+            "id": self.id,
+            "name": self.name,
+            "url": files[0]["url"],
+            "size": self.size,
+            "sha256": files[0]["sha256"] if len(files) == 1 else None,
+            "files": files,
+            "quantization": self.quantization,
+            "license": self.license,
+            "context": self.context,
+            "parameters": self.parameters,
+            "capabilities": list(self.capabilities),
+        }
+
+
+def manifest(models: Iterable[ModelEntry]) -> dict[str, Any]:
+    """What ``/models/manifest.json`` says."""
+    return {"version": MANIFEST_VERSION, "models": [model.describe() for model in models]}
+
+
+def load_file(path: Path, hashes: HashCache | None = None) -> ModelFile:
+    """Describes one GGUF file.
+
+    Args:
+        path: may be a symbolic link: it was named by whoever runs the server.
+        hashes: where to look up or note its SHA-256; without it the hash stays unknown.
+
+    Raises:
+        NoSuchModel: there is no such file, or it can't be read.
+        NotAModel: it isn't GGUF.
+    """
+    try:
+        real = path.expanduser().resolve(strict=True)
+        if not real.is_file():
+            raise NoSuchModel(f"{path} is not a file.", hint="Name a .gguf file, or use --models-dir for a folder.")
+        with real.open("rb") as file:
+            magic = file.read(4)
+        if magic != b"GGUF":
+            raise NotAModel(f"{path} is not a GGUF file.", hint="Its first four bytes should be GGUF.")
+        status = real.stat()
+        digest = None
+        fingerprint = Fingerprint.of(status)
+        if hashes is not None:
+            if status.st_size <= _HASH_AT_START:
+                digest, fingerprint = hashes.sha256(real)
+            else:
+                digest = hashes.peek(real, fingerprint)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise NoSuchModel(f"There is no file {path}.", hint="Check the path.") from None
+        raise NoSuchModel(f"{path} can't be read: {error}.", hint="Check the path and its permissions.") from error
+    return ModelFile(real, path.name, fingerprint.size, digest, fingerprint)
+
+
+def load_model(path: Path, hashes: HashCache | None = None) -> ModelEntry:
+    """Describes the model of a file; of a split model the path to the first shard stands for all of them.
+
+    Raises:
+        NoSuchModel, NotAModel: as `load_file`; a shard that is missing is the latter.
+    """
+    parts = [path.with_name(name) for name in shard_names(path.name)]
+    if len(parts) > 1 and (missing := [part.name for part in parts if not part.is_file()]):
+        raise NotAModel(
+            f"{path.name} lacks {len(missing)} of {len(parts)} shards: {', '.join(missing[:3])}.",
+            hint="Put all shards in one folder.",
+        )
+    return describe_name(path.name, tuple(load_file(part, hashes) for part in parts))
+
+
+def describe_name(name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
+    """An entry with what a file name tells."""
+    match = _SHARD.fullmatch(name)
+    stem = match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
+    quantization = _QUANTIZATION.search(stem)
+    return ModelEntry(
+        id=slug(stem), name=stem, files=files, quantization=quantization[1].upper() if quantization else None
+    )
+
+
+def shard_names(name: str) -> list[str]:
+    """The file names of a model, in order, from the name of its first or only file.
+
+    Raises:
+        NotAModel: the name is that of a later shard.
+    """
+    match = _SHARD.fullmatch(name)
+    if match is None:
+        return [name]
+    number, count = int(match["number"]), int(match["count"])
+    if number != 1 or count < 1:
+        raise NotAModel(
+            f"{name} is shard {number} of {count}.", hint="Name the first shard: it stands for all of them."
+        )
+    suffix = name[-len(".gguf") :]
+    return [f"{match['stem']}-{i:05d}-of-{count:05d}{suffix}" for i in range(1, count + 1)]
+
+
+def load_directory(folder: Path, hashes: HashCache | None = None) -> list[ModelEntry]:
+    """The models directly in a folder, by name. Hidden files and links that leave the folder are left out.
+
+    Raises:
+        NoSuchModel: the folder doesn't exist.
+        NotAModel: a file named ``.gguf`` isn't GGUF, or a shard is missing.
+    """
+    if not folder.is_dir():
+        raise NoSuchModel(f"There is no folder {folder}.", hint="Check --models-dir.")
+    root = folder.resolve()
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() != ".gguf" or not path.is_file():
+            continue
+        if not path.resolve().is_relative_to(root):
+            continue
+        shard = _SHARD.fullmatch(path.name)
+        if shard is None or int(shard["number"]) == 1:
+            found.append(load_model(path, hashes))
+    return found
+
+
+def unique_ids(models: Sequence[ModelEntry]) -> tuple[ModelEntry, ...]:
+    """The same models without repetition, where a second use of an id gets a number; the first keeps the name."""
+    taken: set[str] = set()
+    seen: set[tuple[Path, ...]] = set()
+    result = []
+    for model in models:
+        paths = tuple(file.path for file in model.files)
+        if paths in seen:
+            continue
+        seen.add(paths)
+        candidate, number = model.id, 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{model.id}-{number}"
+        taken.add(candidate)
+        result.append(replace(model, id=candidate))
+    return tuple(result)
+
+
+def slug(text: str) -> str:
+    """A name as a part of a URL: lower case, of letters, digits, ``.``, ``_`` and ``-``."""
+    cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")
+    return cleaned[:80] or "model"

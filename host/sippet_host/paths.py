@@ -1,0 +1,42 @@
+"""Where the host finds its own files and keeps what it downloads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from .errors import InstallationIncomplete
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def static_dir() -> Path:
+    """The folder of the page and its assets: inside the installed package, else the checkout's ``static/``.
+
+    Raises:
+        InstallationIncomplete: neither exists.
+    """
+    for candidate in (_PACKAGE / "static", _PACKAGE.parent.parent / "static"):
+        if candidate.is_dir():
+            return candidate
+    raise InstallationIncomplete(
+        "The page's files are missing from this installation.", hint="Install sippet-host again."
+    )
+
+
+def cache_dir() -> Path:
+    """The folder for downloads and precomputed files: ``$SIPPET_CACHE``, else the user's cache folder's ``sippet``.
+
+    The folder may not exist yet. The XDG base directory specification applies on Linux; macOS and Windows have their
+    own customs.
+    """
+    if chosen := os.environ.get("SIPPET_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "sippet"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "sippet"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "sippet"
+    return Path.home() / ".cache" / "sippet"

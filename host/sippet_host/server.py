@@ -1,0 +1,196 @@
+"""Runs the application: for the command line, inside another program, or in a thread for a test."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from .app import HOST, create_app, error_response
+from .errors import BadRequest, ConfigurationError, HttpError, InternalError, PortInUse, RequestTooLarge
+from .hostcheck import bracketed
+from .settings import Settings
+
+# Downloads that are still open get this long before they are cut: Ctrl-C is to feel immediate.
+SHUTDOWN_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that accepts connections.
+
+    Attributes:
+        url: the page, with a trailing slash.
+        port: the TCP port, also where the settings left it to the system.
+    """
+
+    url: str
+    port: int
+    app: web.Application
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """Serves while the block runs.
+
+    Raises:
+        PortInUse: another program listens on the port.
+        ConfigurationError: the address or the certificate can't be used.
+    """
+    app = create_app(settings)
+    runner = _Runner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port, ssl_context=_tls(settings))
+        try:
+            await site.start()
+        except OSError as error:
+            raise _bind_error(settings, error) from error
+        port = runner.addresses[0][1]
+        yield Running(f"{settings.scheme}://{_display_host(settings.host)}:{port}/", port, app)
+    finally:
+        await runner.cleanup()
+
+
+class ServerThread:
+    """A server in a thread of its own; a context manager whose value is a `Running`.
+
+    >>> with ServerThread(Settings(port=0)) as server:  # doctest: +SKIP
+    ...     print(server.url)
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ready = threading.Event()
+        self._running: Running | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="sippet-host", daemon=True)
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        self._ready.wait()
+        if self._running is None:
+            self._thread.join()
+            raise self._error or RuntimeError("the server did not start")
+        return self._running
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        async with running(self._settings) as server:
+            self._running = server
+            self._ready.set()
+            await self._stop.wait()
+
+
+class _Protocol(RequestHandler):
+    """Answers that aiohttp makes by itself, such as to a malformed request line, in the host's form."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        # Logs the cause, and raises where a part of an answer was sent already.
+        super().handle_error(request, status, exc, message)
+        error: HttpError
+        if status >= 500:
+            error = InternalError("The server failed.")
+        elif "Got more than" in str(exc):
+            error = RequestTooLarge("The URL or a header is too long.")
+        else:
+            error = BadRequest("The request is not valid HTTP.", hint="Send a request as RFC 9112 has it.")
+        response = error_response(request, error)
+        if status < 500:
+            response.set_status(status)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """aiohttp's runner with `_Protocol` in place of its protocol."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        plain = await super()._make_server()
+        app = self.app
+        headers = app[HOST].headers
+
+        class Request(web.Request):
+            async def _prepare_hook(self, response: web.StreamResponse) -> None:
+                await super()._prepare_hook(response)
+                if self._match_info is None:
+                    headers.apply(response.headers, response.content_type)
+
+        return _Server(
+            plain.request_handler,
+            request_factory=partial(app._make_request, _cls=Request),
+            loop=plain._loop,
+            **plain._kwargs,
+        )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"The certificate can't be used: {error}.",
+            hint="Give PEM files that belong together, without a password.",
+        ) from error
+    return context
+
+
+def _bind_error(settings: Settings, error: OSError) -> Exception:
+    if error.errno == errno.EADDRINUSE:
+        return PortInUse(
+            f"Port {settings.port} is in use by another program.",
+            hint=f"Use another with --port {settings.port + 1} (browsers keep models by port), or stop that program.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigurationError(f"Port {settings.port} needs privileges.", hint="Use a port above 1023.")
+    return ConfigurationError(
+        f"{settings.host} is not an address of this machine.",
+        hint="Use --host 127.0.0.1 or one of its addresses.",
+    )
+
+
+def _display_host(host: str) -> str:
+    """A host for a URL that works in a browser on this machine."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, bracketed(host))
