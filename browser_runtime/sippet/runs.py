@@ -47,6 +47,17 @@ class TextRun:
         return self._task.done()
 
     @property
+    def error(self) -> BaseException | None:
+        """What made the run fail, once it has ended; ``None`` while it runs and where it ended well."""
+        if not self._task.done() or self._task.cancelled():
+            return None
+        return self._task.exception()
+
+    def add_done_callback(self, callback: Callable[[TextRun], Any]) -> None:
+        """Call ``callback`` with the run when it has ended."""
+        self._task.add_done_callback(lambda _: callback(self))
+
+    @property
     def tokens(self) -> AsyncIterator[TokenBatch]:
         """The text as it comes."""
         if not self._emit:

@@ -3,6 +3,7 @@
  * thread. One port holds one engine with one loaded model.
  *
  * Messages in, `id` chosen by the sender:
+ *   {op: "warm", engine, moduleUrl, wasmUrl}  fetch and compile ahead of "open"; no answer
  *   {op: "open", id, engine, ...options}   load the WebAssembly module            → {id, opened: {…}}
  *   {op: "call", id, name, data}           one request, one reply                 → {id, data}
  *   {op: "stream", id, ...}                poll a request until it has no more    → {id, data}…, {id, data, last: true}
@@ -14,19 +15,19 @@
  */
 
 const ENGINES = {
-  wllama: async (options) => {
-    const [{openWllama}, {WllamaStreams}] = await Promise.all([
-      import("./engine_wllama.mjs"),
-      import("./engine_streams.mjs"),
-    ]);
-    const engine = await openWllama(options);
-    return {engine, streams: new WllamaStreams(engine)};
+  wllama: {
+    load: () => Promise.all([import("./engine_wllama.mjs"), import("./engine_streams.mjs")]),
+    async open([{openWllama}, {WllamaStreams}], options) {
+      const engine = await openWllama(options);
+      return {engine, streams: new WllamaStreams(engine)};
+    },
   },
 };
 
 /** @param {{postMessage: Function, onmessage: ?Function}} port */
 export function serveEngine(port) {
   let open = null;
+  let warm = null; // {url, module}: a WASM file that is being compiled ahead
   let busy = false;
   let chain = Promise.resolve(); // calls run one at a time: the module is not re-entrant
 
@@ -53,9 +54,17 @@ export function serveEngine(port) {
 
   port.onmessage = ({data: message}) => {
     const {op, id} = message;
-    if (op === "open") {
+    if (op === "warm") {
+      ENGINES[message.engine].load();
+      import(message.moduleUrl).catch(() => {}); // "open" will meet the same failure and report it
+      warm = {url: message.wasmUrl, module: compile(message.wasmUrl)};
+      warm.module.catch(() => {});
+    } else if (op === "open") {
       inTurn(id, async () => {
-        open = await ENGINES[message.engine](message);
+        const {load, open: start} = ENGINES[message.engine];
+        const compiled = warm?.url === message.wasmUrl ? warm.module : compile(message.wasmUrl);
+        warm = null;
+        open = await start(await load(), {...message, compiled});
         port.postMessage({id, opened: {memoryBytes: open.engine.memoryBytes()}});
       });
     } else if (op === "call") {
@@ -75,6 +84,15 @@ export function serveEngine(port) {
       port.close?.();
     }
   };
+}
+
+/** Compile a WASM file as it arrives. What goes wrong is said with the address. */
+async function compile(url) {
+  const response = await fetch(url, {credentials: "same-origin"});
+  if (!response.ok) throw new Error(`${url} answered ${response.status}`);
+  const type = response.headers.get("content-type")?.split(";")[0];
+  if (type !== "application/wasm") throw new Error(`${url} is served as ${type} instead of application/wasm`);
+  return WebAssembly.compileStreaming(response);
 }
 
 const {port1, port2} = new MessageChannel();

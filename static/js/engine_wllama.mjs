@@ -14,7 +14,7 @@ const LOG_LINES = 60;
 /**
  * @param {object} options
  * @param {string} options.moduleUrl the ES module around emscripten's glue
- * @param {string} options.wasmUrl
+ * @param {Promise<WebAssembly.Module>} options.compiled its WASM file
  * @param {string} options.pthreadUrl script of its pthread workers
  * @param {boolean} options.memory64 whether the module has 64-bit addresses
  * @param {number} options.threads
@@ -43,7 +43,12 @@ export async function openWllama(options) {
       noInitialRun: true,
       print: note,
       printErr: note,
-      locateFile: () => options.wasmUrl,
+      instantiateWasm(imports, done) {
+        options.compiled
+          .then(async (compiled) => done(await WebAssembly.instantiate(compiled, imports), compiled))
+          .catch(reject);
+        return {}; // emscripten's sign for "it comes later"
+      },
       mainScriptUrlOrBlob: options.pthreadUrl,
       pthreadPoolSize: threaded ? options.threads : 0,
       preRun: () => {

@@ -19,10 +19,7 @@ class CPythonPlatform(Platform):
     async def open_source(self, source: Any, on_bytes: Callable[[int, int | None], None]) -> Source:
         if not isinstance(source, (str, Path)):
             raise InvalidOption("source", f"A model's source is a path here, not {type(source).__name__}.")
-        path = Path(source)
-        if not path.is_file():
-            raise ModelNotFound(f"There is no model file {path}.", hint="Check the path.")
-        return PathSource(path)
+        return PathSource(Path(source))
 
     def engine_assets(self, name: str) -> EngineAssets:
         raise _no_wasm()
@@ -44,6 +41,8 @@ class PathSource(Source):
     """A file on disk."""
 
     def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ModelNotFound(f"There is no model file {path}.", hint="Check the path.")
         self.path = path
         self.name = path.name
         self.size = path.stat().st_size

@@ -69,7 +69,7 @@ class EngineAssets:
 class EnginePort(ABC):
     """A line to an engine host: dictionaries go in, dictionaries come out. Byte strings cross as they are."""
 
-    receive: Callable[[Mapping[str, Any]], None]
+    receive: Callable[[dict[str, Any]], None]
     """Called with every message; set it before the first :meth:`post`."""
 
     @abstractmethod

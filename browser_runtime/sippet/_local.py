@@ -1,0 +1,85 @@
+"""Loading a model that runs here: fetch, check, load, with progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from . import platform
+from .config import RuntimeConfig
+from .endpoints import LocalModel
+from .engines.base import Engine
+from .engines.wasm import plan
+from .engines.wllama import WllamaEngine
+from .errors import InvalidOption
+from .events import Status
+from .platform.base import EngineAssets
+
+if TYPE_CHECKING:
+    from .client import ClientOptions
+
+REPORT_EVERY = 0.1  # seconds between two reports of a download
+RATE_OVER = 3.0  # seconds that the rate is averaged over
+
+
+async def load(model: LocalModel, options: ClientOptions, progress: Callable[[Status], None]) -> Engine:
+    """Fetch and load ``model``.
+
+    Args:
+        model: what to load.
+        options: where and how the engine runs.
+        progress: called with every step.
+    """
+    place = platform.current()
+    progress(Status("checking", "Checking what this place can do."))
+    environment = await place.environment()
+    runtime = RuntimeConfig.of(model.runtime)
+    how = plan(
+        environment,
+        execution_mode=options.execution_mode,
+        wasm_threading=options.wasm_threading,
+        backend=model.backend,
+        n_threads=runtime.context.n_threads,
+    )
+    place.trust(options.trusted_origins)
+    assets = _assets(place, options, how.engine)
+    sources = [await place.open_source(source, _Download(progress)) for source in model.sources]
+    progress(Status("loading", "Loading the model into memory.", sum(s.size for s in sources)))
+    port = place.engine_port(how.mode, options.worker_url)
+    return await WllamaEngine.load(port, assets, [place.engine_file(s) for s in sources], how, runtime)
+
+
+def _assets(place: platform.Platform, options: ClientOptions, engine: str) -> EngineAssets:
+    for name in ("module_url", "wasm_url", "worker_url"):
+        url = getattr(options, name)
+        if url is not None and not place.is_trusted(url):
+            raise InvalidOption(name, f"{name} is not of a trusted origin.", hint="Name its origin in trusted_origins.")
+    known = place.engine_assets(engine)
+    if options.module_url and options.wasm_url:
+        return EngineAssets(options.module_url, options.wasm_url, known.pthread_url)
+    return known
+
+
+class _Download:
+    """Turns byte counts into statuses, a few a second."""
+
+    def __init__(self, progress: Callable[[Status], None]) -> None:
+        self._progress = progress
+        self._marks: list[tuple[float, int]] = []
+        self._reported = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        self._marks = [mark for mark in self._marks if now - mark[0] < RATE_OVER]
+        self._marks.append((now, done))
+        if now - self._reported < REPORT_EVERY and done != total:
+            return
+        self._reported = now
+        rate = self._rate(now, done)
+        eta = (total - done) / rate if rate and total else None
+        self._progress(Status("downloading", "Downloading the model.", done, total, rate, eta))
+
+    def _rate(self, now: float, done: int) -> float | None:
+        start, before = self._marks[0]
+        return (done - before) / (now - start) if now > start else None

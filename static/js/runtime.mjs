@@ -1,0 +1,149 @@
+/**
+ * The runtime: Pyodide with the `sippet` package, behind a message port. Works in a worker and in a page's own thread.
+ */
+
+import {environment} from "./environment.mjs";
+import {serveEngine} from "./engine_host.mjs";
+import {SippError} from "./errors.mjs";
+import {isTrusted, trustedWorker, trustOrigins} from "./trusted.mjs";
+
+const VENDOR = new URL("../vendor/", import.meta.url).href;
+const BUILT = new URL("../runtime/", import.meta.url).href;
+const PACKAGES = ["sippet"];
+const BOOT_LIMIT = 120_000; // ms; a blocked WASM file makes Pyodide wait for ever
+
+/**
+ * Serve the page at `port`. Messages that come before Python is ready wait, but what they need is fetched meanwhile.
+ * @param {{postMessage: Function, onmessage: ?Function}} port
+ */
+export function serveRuntime(port) {
+  const fetches = new Map(); // downloads that began before Python asked for them
+  const early = [];
+  let engine = null; // the engine host that is warming up
+  let receive = (message) => {
+    early.push(message);
+    if (message.method === "open") engine ??= warmEngine(message.params);
+    if (message.method === "add") prefetch(fetches, message.params?.descriptor?.source);
+  };
+  port.onmessage = ({data}) => receive(data);
+
+  const offers = {
+    environment,
+    trustOrigins,
+    isTrusted,
+    engineAssets,
+    enginePort(mode, workerUrl) {
+      const warm = engine?.mode === mode && !workerUrl ? engine.port : null;
+      if (warm) engine = null;
+      return warm ?? startEngine(mode, workerUrl);
+    },
+    endPort: (engine) => (engine instanceof Worker ? engine.terminate() : endInThread(engine)),
+    fetchModel(url, options) {
+      const begun = fetches.get(url);
+      fetches.delete(url);
+      return begun ?? fetch(url, options);
+    },
+  };
+
+  boot(offers).then(
+    (python) => {
+      const page = python.pyimport("sippet.platform._page");
+      const serve = page.serve((message) => port.postMessage(message));
+      receive = (message) => serve(message);
+      for (const message of early.splice(0)) receive(message);
+    },
+    (error) => {
+      receive = ({id}) => port.postMessage({id, error: error.toJSON()});
+      for (const message of early.splice(0)) receive(message);
+    },
+  );
+}
+
+async function boot(offers) {
+  try {
+    const {loadPyodide} = await import(`${VENDOR}pyodide/pyodide.mjs`);
+    const lock = await fetchText(`${BUILT}pyodide-lock.json`);
+    const complaints = [];
+    const python = await within(BOOT_LIMIT, loadPyodide({
+      indexURL: `${VENDOR}pyodide/`,
+      stdLibURL: `${BUILT}python_stdlib.zip`,
+      lockFileContents: lock,
+      packageBaseUrl: BUILT,
+      packages: PACKAGES,
+      stderr: (line) => complaints.push(line),
+      env: {PYTHONDONTWRITEBYTECODE: "1"},
+    }));
+    // Pyodide only logs that a package's hash was wrong: look at what was really loaded.
+    const missing = PACKAGES.filter((name) => !(name in python.loadedPackages));
+    if (missing.length) throw new Error(`${missing.join(", ")} not loaded: ${complaints.join(" ")}`);
+    python.registerJsModule("_sippet_runtime", offers);
+    return python;
+  } catch (error) {
+    throw new SippError({
+      code: "asset",
+      message: `Python could not be started: ${error?.message ?? error}`,
+      hint:
+        "Serve the runtime's files unchanged, with a policy that has script-src 'self' 'wasm-unsafe-eval' and " +
+        "connect-src 'self', then reload.",
+      details: {base: BUILT},
+    });
+  }
+}
+
+async function fetchText(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url} answered ${response.status}`);
+  return response.text();
+}
+
+function within(ms, promise) {
+  let timer;
+  const limit = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`nothing happened within ${ms / 1000} seconds`)), ms);
+  });
+  return Promise.race([promise, limit]).finally(() => clearTimeout(timer));
+}
+
+const inThread = new WeakMap(); // the other ends of ports to engines in this thread
+
+function startEngine(mode, workerUrl) {
+  if (mode === "worker") {
+    return trustedWorker(workerUrl ?? new URL("./engine_worker.mjs", import.meta.url), {type: "module"});
+  }
+  const {port1, port2} = new MessageChannel();
+  serveEngine(port2);
+  inThread.set(port1, port2);
+  return port1;
+}
+
+function endInThread(port) {
+  port.postMessage({op: "close"});
+  inThread.delete(port);
+}
+
+function warmEngine({executionMode, workerUrl, moduleUrl} = {}) {
+  if (workerUrl || moduleUrl) return null;
+  const mode = executionMode === "main-thread" ? "main-thread" : "worker";
+  const port = startEngine(mode);
+  port.postMessage({op: "warm", engine: "wllama", ...camel(engineAssets("wllama"))});
+  return {mode, port};
+}
+
+const camel = ({module_url, wasm_url}) => ({moduleUrl: module_url, wasmUrl: wasm_url});
+
+function prefetch(fetches, source) {
+  if (typeof source === "string" && !fetches.has(source)) {
+    const response = fetch(source);
+    response.catch(() => {}); // whoever asks for it will hear
+    fetches.set(source, response);
+  }
+}
+
+function engineAssets(name) {
+  const base = `${VENDOR}${name}/`;
+  return {
+    module_url: `${base}wllama.mjs`,
+    wasm_url: `${base}wllama.wasm`,
+    pthread_url: `${base}wllama.pthread.js`,
+  };
+}
