@@ -20,7 +20,8 @@ _MODULE_HEAD = """\
 // Derived from wllama.js (see vendor.lock.json) by tools/_derive.py; do not edit.
 export default function createWllama(
   Module,
-  {_wllama_js_file_read, WebAssembly = globalThis.WebAssembly, navigator = globalThis.navigator} = {},
+  {_wllama_js_file_read, WebAssembly = globalThis.WebAssembly, navigator = globalThis.navigator,
+   Worker = globalThis.Worker} = {},
 ) {
 """
 
