@@ -39,9 +39,7 @@ def without_secrets(url: str) -> str:
 @functools.cache
 def _tls() -> ssl.SSLContext:
     context = ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
-    for (
-        variable
-    ) in _CA_VARIABLES:  # a company's proxy that re-signs traffic has its certificate in one of these
+    for variable in _CA_VARIABLES:  # a company's proxy that re-signs traffic has its certificate in one of these
         path = os.environ.get(variable)
         if path and Path(path).is_file():
             context.load_verify_locations(path)

@@ -54,12 +54,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fingerprint(paths: Iterable[Path], *words: str) -> str:
-    """One hash over the names and bytes of files and some words: equal exactly when nothing has changed."""
-    digest = hashlib.sha256()
-    for word in words:
-        digest.update(f"{len(word)}:{word}".encode())
+    """One hash over the paths (below the repository) and bytes of files, and some words."""
+    digest = hashlib.sha256(json.dumps(words).encode())
     for path in sorted(paths):
-        digest.update(f"\n{path.name}:{sha256_file(path)}".encode())
+        name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        digest.update(f"\n{name.as_posix()}:{sha256_file(path)}".encode())
     return digest.hexdigest()
 
 

@@ -112,18 +112,14 @@ def _checked_destination(path: str) -> str:
 
 
 def _package(raw: dict[str, Any]) -> Package:
-    files = tuple(
-        LockedFile(f["member"], _checked_destination(f["to"]), f["sha256"], f["size"]) for f in raw["files"]
-    )
+    files = tuple(LockedFile(f["member"], _checked_destination(f["to"]), f["sha256"], f["size"]) for f in raw["files"])
     derived = tuple(
         DerivedFile(d["source"], d["form"], _checked_destination(d["to"]), d["sha256"], d["size"])
         for d in raw.get("derived", ())
     )
     contains = tuple(Component(c["name"], c["licence"]) for c in raw.get("contains", ()))
     if raw["registry"] not in ("npm", "pypi"):
-        raise ToolError(
-            "vendor-lock-invalid", f"unknown registry kind {raw['registry']!r} in the vendor lock"
-        )
+        raise ToolError("vendor-lock-invalid", f"unknown registry kind {raw['registry']!r} in the vendor lock")
     return Package(
         raw["registry"],
         raw["name"],

@@ -51,10 +51,7 @@ def _row(package: Package, lock: Lock) -> str:
     text = f"{folder}/LICENSE"
     if text not in lock.files:
         raise ValueError(f"the lock keeps no licence text for {package.label}")
-    return (
-        f"| {package.name} | {package.version} | {package.licence} | {package.purpose} "
-        f"| `static/vendor/{text}` |\n"
-    )
+    return f"| {package.name} | {package.version} | {package.licence} | {package.purpose} | `static/vendor/{text}` |\n"
 
 
 def write(path: Path = NOTICES) -> None:

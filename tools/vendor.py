@@ -163,9 +163,7 @@ def _main() -> int:
         help="ask this place first: archives, NAME@VERSION/FILE as CDNs have it, or a copy of static/vendor/ "
         "(default: SIPPET_VENDOR_FROM)",
     )
-    parser.add_argument(
-        "--verify", action="store_true", help="hash every file instead of looking at size and time"
-    )
+    parser.add_argument("--verify", action="store_true", help="hash every file instead of looking at size and time")
     options = parser.parse_args()
     changed = ensure(options.given, verify=options.verify)
     say(f"static/vendor: {'fetched and verified' if changed else 'up to date'}")
