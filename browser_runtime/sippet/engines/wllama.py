@@ -99,8 +99,8 @@ class WllamaEngine(Engine):
                     raise self._error(message["error"], load=False)
                 finished = bool(message.get("last"))
                 result = _glue.decode(message["data"])
-                if not result["data_json"]:
-                    continue
+                if result["data_json"] in ("", "null"):
+                    continue  # a step that brought no text, such as one of prefill
                 content = json.loads(result["data_json"])
                 if result["is_error"]:
                     raise _request_error(content)

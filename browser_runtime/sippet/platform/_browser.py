@@ -93,7 +93,10 @@ class JsEnginePort(EnginePort):
         self._on_error.destroy()
 
     def _message(self, event: Any) -> None:
-        self.receive(event.data.to_py())
+        message = event.data.to_py()
+        if "data" in message:
+            message["data"] = bytes(message["data"])
+        self.receive(message)
 
     def _failed(self, event: Any) -> None:
         message = str(getattr(event, "message", "") or "its script could not be loaded")
