@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from . import platform
@@ -14,12 +15,14 @@ from .engines.wasm import plan
 from .engines.wllama import WllamaEngine
 from .errors import InvalidOption
 from .events import Status
+from .models.gguf import GgufHeader, check_model, check_shards, read_header
 from .platform.base import EngineAssets
 
 if TYPE_CHECKING:
     from .client import ClientOptions
 
 REPORT_EVERY = 0.1  # seconds between two reports of a download
+DEFAULT_CONTEXT = 4096  # tokens; a larger context is the caller's choice, for its memory
 RATE_OVER = 3.0  # seconds that the rate is averaged over
 
 
@@ -45,9 +48,31 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
     place.trust(options.trusted_origins)
     assets = _assets(place, options, how.engine)
     sources = [await place.open_source(source, _Download(progress)) for source in model.sources]
-    progress(Status("loading", "Loading the model into memory.", sum(s.size for s in sources)))
-    port = place.engine_port(how.mode, options.worker_url)
-    return await WllamaEngine.load(port, assets, [place.engine_file(s) for s in sources], how, runtime)
+    header = await _check(sources)
+    progress(Status("loading", "Loading the model into memory.", sum(source.size for source in sources)))
+    return await WllamaEngine.load(
+        place.engine_port(how.mode, options.worker_url),
+        assets,
+        [place.engine_file(source) for source in sources],
+        how,
+        _fitted(runtime, header),
+    )
+
+
+async def _check(sources: Sequence[platform.Source]) -> GgufHeader:
+    """Refuse what is not a sound model before any engine sees it. Returns the first file's header."""
+    headers = [await read_header(source) for source in sources]
+    check_shards(headers)
+    check_model(headers[0])
+    return headers[0]
+
+
+def _fitted(runtime: RuntimeConfig, header: GgufHeader) -> RuntimeConfig:
+    """The configuration with a context size: what was asked for, else the model's own within limits."""
+    if runtime.context.n_ctx is not None:
+        return runtime
+    n_ctx = min(header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    return dataclasses.replace(runtime, context=dataclasses.replace(runtime.context, n_ctx=n_ctx))
 
 
 def _assets(place: platform.Platform, options: ClientOptions, engine: str) -> EngineAssets:

@@ -211,7 +211,7 @@ def _load_values(names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dic
         "use_mmap": False,
         "use_mlock": False,
         "n_gpu_layers": 999 if plan.gpu else 0,
-        "n_ctx": context.n_ctx or 2048,
+        "n_ctx": context.n_ctx,
         "n_threads": plan.threads,
         "n_batch": context.n_batch or micro_batch,
         "n_ubatch": micro_batch,
