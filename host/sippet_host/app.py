@@ -11,8 +11,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from .assets import AssetStore
-from .errors import BadRequest, HttpError, InternalError, MethodNotAllowed, NotFound, RequestTooLarge
+from .catalogue import Catalogue
+from .errors import BadRequest, HostError, HttpError, InternalError, MethodNotAllowed, NotFound, RequestTooLarge
 from .files import send_file
+from .hashcache import HashCache
 from .headers import SecurityHeaders
 from .hostcheck import HostCheck
 from .mime import content_type
@@ -25,6 +27,7 @@ log = logging.getLogger("sippet_host")
 
 MAX_BODY = 1024 * 1024
 FAVICON = "favicon.svg"
+MODEL_HASHES = "model-hashes.json"
 
 
 class Host:
@@ -36,11 +39,13 @@ class Host:
         self.page = Page(settings)
         self.headers = SecurityHeaders(settings)
         self.host_check = HostCheck(settings.host, settings.allowed_hosts)
-        self.models = {model.id: model for model in settings.models}
+        hashes = HashCache(settings.cache_dir / MODEL_HASHES)
+        self.models = Catalogue(settings.models, settings.models_dir, hashes)
 
     async def index(self, request: web.Request) -> web.StreamResponse:
         tree = await asyncio.to_thread(self.assets.refresh)
-        html = self.page.render(f"/assets/{tree.version}/")
+        models = await asyncio.to_thread(self.models.refresh)
+        html = self.page.render(f"/assets/{tree.version}/", models)
         return web.Response(text=html, content_type="text/html", headers={"Cache-Control": "no-cache"})
 
     async def versioned_asset(self, request: web.Request) -> web.StreamResponse:
@@ -53,14 +58,13 @@ class Host:
         return await self.assets.respond(request, FAVICON, None)
 
     async def model_manifest(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(manifest(self.settings.models), headers={"Cache-Control": "no-cache"})
+        models = await asyncio.to_thread(self.models.refresh)
+        return web.json_response(manifest(models), headers={"Cache-Control": "no-cache"})
 
     async def model_file(self, request: web.Request) -> web.StreamResponse:
-        model = self.models.get(request.match_info["id"])
-        file = model.file(request.match_info["name"]) if model else None
+        file = self.models.find(request.match_info["id"], request.match_info["name"])
         if file is None:
             raise NotFound("This server has no such model file.", hint="/models/manifest.json lists what there is.")
-        # The resolved path was fixed at start; nothing in the request is a path.
         return await send_file(
             request,
             file.path,
@@ -138,13 +142,13 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise  # nobody is left to answer
     except Exception as error:
         log.exception("%s %s failed", request.method, request.rel_url.raw_path[:200])
-        return error_response(request, error if isinstance(error, HttpError) else InternalError("The server failed."))
+        return error_response(request, error if isinstance(error, HostError) else InternalError("The server failed."))
 
 
-def error_response(request: web.BaseRequest, error: HttpError, cause: web.HTTPException | None = None) -> web.Response:
+def error_response(request: web.BaseRequest, error: HostError, cause: web.HTTPException | None = None) -> web.Response:
     """An error as JSON, ``{"error": {"code", "message"}}``, or as a line of text for a page that a person opens."""
-    status = cause.status if cause is not None else error.status
-    headers: dict[str, str] = {"Cache-Control": "no-store", **error.headers}
+    status = cause.status if cause is not None else getattr(error, "status", 500)
+    headers: dict[str, str] = {"Cache-Control": "no-store", **getattr(error, "headers", {})}
     if cause is not None and "Allow" in cause.headers:
         headers["Allow"] = cause.headers["Allow"]
     if request.headers.get("Sec-Fetch-Dest") == "document":

@@ -7,6 +7,7 @@ can't be older than the page that names it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import threading
@@ -110,7 +111,8 @@ class AssetStore:
         asset = tree.assets.get(url_path)
         if asset is None:
             raise NotFound(f"There is no asset {url_path[:100]!r}.")
-        path, encoding = self._choose(request, asset)
+        # In a thread: it looks at the cache folder, and may have to decompress.
+        path, encoding = await asyncio.to_thread(self._choose, request, asset)
 
         def etag(opened: Fingerprint) -> str:
             if encoding is None and not asset.packed and opened != asset.fingerprint:

@@ -15,11 +15,13 @@ import click
 from sippet.errors import SippError
 
 from . import paths
+from .app import MODEL_HASHES
 from .default_model import default_model
+from .errors import NoSuchModel
 from .fetch import fetch_model
 from .hashcache import HashCache
 from .hostcheck import is_loopback
-from .models import ModelEntry, load_directory, load_model, unique_ids
+from .models import ModelEntry, load_model, unique_ids
 from .progress import format_bytes
 from .server import Running, running
 from .settings import COEP_VALUES, DEFAULT_PORT, Settings
@@ -105,6 +107,7 @@ def serve(
         isolation=not no_isolation,
         coep=coep,
         models=_resolve((*models, *more_models), models_dir),
+        models_dir=models_dir,
         allowed_hosts=allowed_hosts,
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -113,14 +116,13 @@ def serve(
 
 
 def _resolve(names: Sequence[str], folder: Path | None) -> tuple[ModelEntry, ...]:
+    """The named models, downloaded where they must be; the default one where neither a model nor a folder is named."""
     cache = paths.cache_dir()
-    hashes = HashCache(cache / "model-hashes.json")
+    hashes = HashCache(cache / MODEL_HASHES)
+    if folder is not None and not folder.is_dir():
+        raise NoSuchModel(f"There is no folder {folder}.", hint="Check --models-dir.")
     entries = [fetch_model(name, cache) if _URL.match(name) else load_model(Path(name), hashes) for name in names]
-    if folder is not None:
-        entries += load_directory(folder, hashes)
-        if not entries:
-            click.echo(f"Note: {folder} has no .gguf file.", err=True)
-    elif not entries:
+    if not entries and folder is None:
         entries = [default_model(cache, hashes)]
     hashes.save()
     return unique_ids(entries)
@@ -145,8 +147,10 @@ async def _serve(settings: Settings, open_page: bool) -> None:
 def _announce(settings: Settings, server: Running) -> None:
     isolated = "isolated: threads work" if settings.isolation else "not isolated: the engine has one thread"
     click.echo(f"Sippet: {server.url} ({isolated})")
-    for model in settings.models:
+    for model in server.models:
         click.echo(f"  {model.name}, {format_bytes(model.size)}")
+    if not server.models:
+        click.echo("  no models: the page offers a URL or a file of yours")
     if not is_loopback(settings.host):
         click.echo(
             f"Warning: listening on {settings.host}: everybody who reaches this machine can load the page and the "

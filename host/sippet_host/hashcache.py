@@ -103,6 +103,7 @@ class HashCache:
             table = {
                 path: [mark.size, mark.mtime_ns, mark.ctime_ns, mark.inode, digest]
                 for path, (mark, digest) in self._known.items()
+                if Path(path).exists()
             }
             self._dirty = False
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .errors import NoSuchModel, NotAModel
+from .errors import HostError, NoSuchModel, NotAModel
 from .hashcache import Fingerprint, HashCache
 
 MANIFEST_VERSION = 1
@@ -41,6 +41,16 @@ class ModelFile:
     size: int
     sha256: str | None
     fingerprint: Fingerprint
+
+    @classmethod
+    def of(cls, path: Path, sha256: str | None = None) -> ModelFile:
+        """Describes a file as it is now, whatever it holds.
+
+        Raises:
+            OSError: it can't be looked at.
+        """
+        fingerprint = Fingerprint.of(path.stat())
+        return cls(path, path.name, fingerprint.size, sha256, fingerprint)
 
     def etag(self, fingerprint: Fingerprint) -> str:
         """The entity tag of the version just opened: by content where that is known, else by size and times."""
@@ -189,26 +199,29 @@ def shard_names(name: str) -> list[str]:
     return [f"{match['stem']}-{i:05d}-of-{count:05d}{suffix}" for i in range(1, count + 1)]
 
 
-def load_directory(folder: Path, hashes: HashCache | None = None) -> list[ModelEntry]:
-    """The models directly in a folder, by name. Hidden files and links that leave the folder are left out.
+def load_directory(folder: Path, hashes: HashCache | None = None) -> tuple[list[ModelEntry], list[HostError]]:
+    """The models directly in a folder, by name, and what is wrong with those that can't be served.
 
-    Raises:
-        NoSuchModel: the folder doesn't exist.
-        NotAModel: a file named ``.gguf`` isn't GGUF, or a shard is missing.
+    Hidden files and links that leave the folder are left out.
     """
-    if not folder.is_dir():
-        raise NoSuchModel(f"There is no folder {folder}.", hint="Check --models-dir.")
-    root = folder.resolve()
-    found = []
-    for path in sorted(folder.iterdir()):
+    found: list[ModelEntry] = []
+    problems: list[HostError] = []
+    try:
+        root = folder.resolve(strict=True)
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        return [], [NoSuchModel(f"The folder {folder} can't be read: {error.strerror}.", hint="Check --models-dir.")]
+    for path in paths:
         if path.name.startswith(".") or path.suffix.lower() != ".gguf" or not path.is_file():
             continue
-        if not path.resolve().is_relative_to(root):
-            continue
         shard = _SHARD.fullmatch(path.name)
-        if shard is None or int(shard["number"]) == 1:
+        if not path.resolve().is_relative_to(root) or (shard is not None and int(shard["number"]) > 1):
+            continue
+        try:
             found.append(load_model(path, hashes))
-    return found
+        except HostError as problem:
+            problems.append(problem)
+    return found, problems
 
 
 def unique_ids(models: Sequence[ModelEntry]) -> tuple[ModelEntry, ...]:

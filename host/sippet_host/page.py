@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from .errors import InstallationIncomplete
+from .models import ModelEntry
 from .settings import Settings
 from .version import __version__
 
@@ -34,29 +36,32 @@ class Page:
             undefined=jinja2.StrictUndefined,
         )
 
-    def config(self, asset_base: str) -> PageConfig:
-        """What the page's scripts are told."""
-        return PageConfig(
-            version=__version__,
-            assetBase=asset_base,
-            isolated=self._settings.isolation,
-            models=[model.describe() for model in self._settings.models],
-            defaultModel=self._settings.preselected,
-        )
-
-    def render(self, asset_base: str) -> str:
+    def render(self, asset_base: str, models: Sequence[ModelEntry]) -> str:
         """The HTML.
+
+        Args:
+            asset_base: URL of the static tree, with a trailing slash.
+            models: those on offer.
 
         Raises:
             InstallationIncomplete: there is no template.
         """
+        ids = [model.id for model in models]
+        wanted = self._settings.default_model
+        config = PageConfig(
+            version=__version__,
+            assetBase=asset_base,
+            isolated=self._settings.isolation,
+            models=[model.describe() for model in models],
+            defaultModel=wanted if wanted in ids else next(iter(ids), None),
+        )
         try:
             template = self._templates.get_template(TEMPLATE)
         except jinja2.TemplateNotFound as error:
             raise InstallationIncomplete(
                 f"The page's template {error.name} is missing.", hint="Install sippet-host again."
             ) from None
-        return template.render(asset_base=asset_base, config=self.config(asset_base), version=__version__)
+        return template.render(asset_base=asset_base, config=config, version=__version__)
 
 
 def script_safe_json(value: Any) -> Markup:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ GZIP_LEVEL = 6
 
 _PIECE = 1024 * 1024
 _SMALLEST = 1024
+_KEEP_SECONDS = 30 * 24 * 3600
 _WORTH = 0.9  # a variant that saves less than a tenth is not kept
 
 
@@ -101,6 +103,15 @@ class Precompressor:
                 # Without a variant the file is sent as it is: a full disk must not end the server.
                 with contextlib.suppress(OSError):
                     self.make(source, sha256, encoding)
+        self._prune({sha256 for _, sha256 in sources})
+
+    def _prune(self, used: set[str]) -> None:
+        """Removes variants of contents that were replaced long ago."""
+        limit = time.time() - _KEEP_SECONDS
+        for path in self._folder.glob("??/*"):
+            with contextlib.suppress(OSError):
+                if path.name.partition(".")[0] not in used and path.stat().st_mtime < limit:
+                    path.unlink()
 
 
 def decompress_brotli(source: Path, target: Path) -> None:

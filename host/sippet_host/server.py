@@ -13,11 +13,13 @@ from functools import partial
 from types import TracebackType
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from .app import HOST, create_app, error_response
-from .errors import BadRequest, ConfigurationError, HttpError, InternalError, PortInUse, RequestTooLarge
+from .errors import BadRequest, ConfigurationError, InternalError, PortInUse, RequestTooLarge
 from .hostcheck import bracketed
+from .models import ModelEntry
 from .settings import Settings
 
 # Downloads that are still open get this long before they are cut: Ctrl-C is to feel immediate.
@@ -36,6 +38,11 @@ class Running:
     url: str
     port: int
     app: web.Application
+
+    @property
+    def models(self) -> list[ModelEntry]:
+        """What is served now."""
+        return self.app[HOST].models.refresh()
 
 
 @asynccontextmanager
@@ -118,18 +125,19 @@ class _Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        # Logs the cause, and raises where a part of an answer was sent already.
-        super().handle_error(request, status, exc, message)
-        error: HttpError
         if status >= 500:
-            error = InternalError("The server failed.")
-        elif "Got more than" in str(exc):
-            error = RequestTooLarge("The URL or a header is too long.")
+            super().handle_error(request, status, exc, message)  # logs the cause
+            response = error_response(request, InternalError("The server failed."))
+        elif isinstance(exc, LineTooLong):
+            response = error_response(request, RequestTooLarge("The URL or a header is too long."))
+            response.set_status(431)
         else:
+            # A client's nonsense is no reason for a traceback in the log.
             error = BadRequest("The request is not valid HTTP.", hint="Send a request as RFC 9112 has it.")
-        response = error_response(request, error)
-        if status < 500:
+            response = error_response(request, error)
             response.set_status(status)
+        if request.writer.output_size:
+            raise ConnectionError("a part of an answer was sent already")
         response.force_close()
         return response
 

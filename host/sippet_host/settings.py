@@ -23,7 +23,8 @@ class Settings:
         isolation: send COOP and COEP, so that the page is cross-origin isolated and threads work.
         coep: ``require-corp`` or ``credentialless``.
         models: what is served under ``/models/``.
-        default_model: id of the model that the page preselects; by default the first one.
+        models_dir: a folder whose models are served as well, also those that come later.
+        default_model: id of the model that the page preselects; by default, or where it isn't served, the first one.
         allowed_hosts: further names for the Host header, as ``name`` (this port, or none) or ``name:port``.
         connect_sources: origins that the page may talk to besides this one, as ``scheme://host[:port]``.
         tls_cert, tls_key: PEM files; both or neither.
@@ -39,6 +40,7 @@ class Settings:
     isolation: bool = True
     coep: str = "require-corp"
     models: tuple[ModelEntry, ...] = ()
+    models_dir: Path | None = None
     default_model: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     connect_sources: tuple[str, ...] = ()
@@ -57,17 +59,8 @@ class Settings:
         ids = [model.id for model in self.models]
         if len(set(ids)) != len(ids):
             raise ConfigurationError("Two models have the same id.", hint="Use unique_ids() on the list.")
-        if self.default_model is not None and self.default_model not in ids:
-            raise ConfigurationError(f"There is no model {self.default_model!r}.", hint=f"Served: {', '.join(ids)}.")
 
     @property
     def scheme(self) -> str:
         """``https`` with a certificate, else ``http``."""
         return "https" if self.tls_cert else "http"
-
-    @property
-    def preselected(self) -> str | None:
-        """Id of the model that the page starts with; None where none is served."""
-        if self.default_model is not None:
-            return self.default_model
-        return self.models[0].id if self.models else None

@@ -1,0 +1,76 @@
+"""The models as they are now: a file that was replaced is described anew, a folder's new file is listed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import HostError
+from .hashcache import Fingerprint, HashCache
+from .models import ModelEntry, ModelFile, load_directory, load_file, unique_ids
+
+log = logging.getLogger("sippet_host")
+
+
+class Catalogue:
+    """The served models. Requests are looked up in its table; nothing in a request becomes a path.
+
+    Args:
+        named: models that are served whatever the folder holds.
+        folder: every model in it is served too.
+        hashes: where SHA-256 values are looked up and noted.
+    """
+
+    def __init__(self, named: Iterable[ModelEntry], folder: Path | None, hashes: HashCache) -> None:
+        self._named = list(named)
+        self._folder = folder
+        self._hashes = hashes
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self._entries: dict[str, ModelEntry] = {}
+        self.refresh()
+
+    def refresh(self) -> list[ModelEntry]:
+        """Looks at the files again (their times; only what changed is read) and returns the models."""
+        with self._lock:
+            entries = [entry for entry in map(self._current, self._named) if entry is not None]
+            if self._folder is not None:
+                found, problems = load_directory(self._folder, self._hashes)
+                entries += found
+                for problem in problems:
+                    self._tell(problem)
+            self._hashes.save()
+            self._entries = {entry.id: entry for entry in unique_ids(entries)}
+            return list(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, model_id: str, file_name: str) -> ModelFile | None:
+        """The file that the URL ``/models/<model_id>/<file_name>`` names."""
+        entry = self._entries.get(model_id)
+        return entry.file(file_name) if entry else None
+
+    def _current(self, entry: ModelEntry) -> ModelEntry | None:
+        try:
+            files = tuple(self._current_file(file) for file in entry.files)
+        except HostError as problem:
+            self._tell(problem)
+            return None
+        return entry if files == entry.files else replace(entry, files=files)
+
+    def _current_file(self, file: ModelFile) -> ModelFile:
+        try:
+            unchanged = Fingerprint.of(file.path.stat()) == file.fingerprint
+        except OSError:
+            unchanged = False  # load_file says why
+        return file if unchanged else replace(load_file(file.path, self._hashes), name=file.name)
+
+    def _tell(self, problem: HostError) -> None:
+        """Logs each problem once, not at every refresh."""
+        if str(problem) not in self._told:
+            self._told.add(str(problem))
+            log.warning("not served: %s", problem)
