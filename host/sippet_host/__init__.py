@@ -2,13 +2,14 @@
 
 from .app import create_app
 from .csp import Grant, Policy, build_policy
-from .errors import HostError
+from .errors import ConfigurationError, HostError
 from .models import ModelEntry, ModelFile, load_directory, load_model, unique_ids
 from .server import Running, ServerThread, running
 from .settings import Settings
 from .version import __version__
 
 __all__ = [
+    "ConfigurationError",
     "Grant",
     "HostError",
     "ModelEntry",

@@ -137,7 +137,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except HttpError as error:
         return error_response(request, error)
     except web.HTTPException as error:
-        return error_response(request, _translate(error), error)
+        return http_exception_response(request, error)
     except (ConnectionError, asyncio.CancelledError):
         raise  # nobody is left to answer
     except Exception as error:
@@ -145,28 +145,37 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(request, error if isinstance(error, HostError) else InternalError("The server failed."))
 
 
-def error_response(request: web.BaseRequest, error: HostError, cause: web.HTTPException | None = None) -> web.Response:
-    """An error as JSON, ``{"error": {"code", "message"}}``, or as a line of text for a page that a person opens."""
-    status = cause.status if cause is not None else getattr(error, "status", 500)
-    headers: dict[str, str] = {"Cache-Control": "no-store", **getattr(error, "headers", {})}
-    if cause is not None and "Allow" in cause.headers:
-        headers["Allow"] = cause.headers["Allow"]
+def error_response(request: web.BaseRequest, error: HostError, status: int | None = None) -> web.Response:
+    """An error as JSON, ``{"error": {"code", "message"}}``, or as a line of text for a page that a person opens.
+
+    Args:
+        status: the HTTP status, where it isn't the error's own; 500 for errors that have none.
+    """
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(error, HttpError):
+        headers |= error.headers
+        status = status or error.status
+    status = status or InternalError.status
     if request.headers.get("Sec-Fetch-Dest") == "document":
         return web.Response(status=status, text=f"{error.code}: {error}\n", headers=headers)
     body = {"error": {"code": error.code, "message": str(error)}}
     return web.Response(status=status, text=script_safe_json(body), content_type="application/json", headers=headers)
 
 
-def _translate(error: web.HTTPException) -> HttpError:
-    """aiohttp's own errors, and the router's, in our terms."""
-    if error.status == HTTPStatus.NOT_FOUND:
-        return NotFound("There is nothing under this URL.")
-    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return MethodNotAllowed("This URL can't be used that way.", hint=f"Use {error.headers.get('Allow', 'GET')}.")
-    if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return RequestTooLarge(f"The body is longer than {MAX_BODY} bytes.")
-    return (
-        BadRequest(error.reason or "The request can't be served.")
-        if error.status < 500
-        else InternalError("The server failed.")
-    )
+def http_exception_response(request: web.BaseRequest, exception: web.HTTPException) -> web.Response:
+    """aiohttp's own errors, and its router's, in our form."""
+    error: HttpError
+    if exception.status == HTTPStatus.NOT_FOUND:
+        error = NotFound("There is nothing under this URL.")
+    elif exception.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = exception.headers.get("Allow", "GET")
+        error = MethodNotAllowed(
+            "This URL can't be used that way.", hint=f"Use {allowed.replace(',', ', ')}.", headers={"Allow": allowed}
+        )
+    elif exception.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        error = RequestTooLarge(f"The body is longer than {MAX_BODY} bytes.")
+    elif exception.status < 500:
+        error = BadRequest(f"{exception.reason}.")
+    else:
+        error = InternalError("The server failed.")
+    return error_response(request, error, exception.status)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from aiohttp import web
 
-from .errors import AssetVersionGone, NotFound
+from .errors import AssetVersionGone, InstallationIncomplete, NotFound
 from .files import send_file
 from .hashcache import Fingerprint, HashCache
 from .mime import INCOMPRESSIBLE, content_type
@@ -88,9 +88,8 @@ class AssetStore:
     def refresh(self) -> AssetTree:
         """Looks for changed files (a walk without reading what is unchanged) and returns the table."""
         with self._lock:
-            tree = self._scan()
-            if tree.version != self.tree.version:
-                self.tree = tree
+            before, self.tree = self.tree, self._scan()
+            if self.tree.version != before.version:
                 self.start()
             return self.tree
 
@@ -105,20 +104,11 @@ class AssetStore:
             NotFound: there is no such asset.
             AssetVersionGone: there is, or was, but not in this version.
         """
-        tree = self.tree
-        if version is not None and version != tree.version:
-            raise AssetVersionGone("The page is older than the files of this server.")
-        asset = tree.assets.get(url_path)
-        if asset is None:
-            raise NotFound(f"There is no asset {url_path[:100]!r}.")
-        # In a thread: it looks at the cache folder, and may have to decompress.
-        path, encoding = await asyncio.to_thread(self._choose, request, asset)
+        # In a thread: it looks at the disk, and may have to read changed files or to decompress.
+        asset, path, encoding = await asyncio.to_thread(self._choose, request, url_path, version)
 
         def etag(opened: Fingerprint) -> str:
-            if encoding is None and not asset.packed and opened != asset.fingerprint:
-                # The file was edited since the last scan. Its bytes must not be cached under the old hash.
-                if version is None:
-                    return f"{opened.size:x}-{opened.mtime_ns:x}-{opened.ctime_ns:x}"
+            if path == asset.path and opened != asset.fingerprint:
                 raise AssetVersionGone("A file of the page has changed on the server.")
             return asset.sha256[:32] + _SUFFIX.get(encoding or "", "")
 
@@ -134,21 +124,44 @@ class AssetStore:
             ranges=encoding is None,
         )
 
-    def _choose(self, request: web.Request, asset: Asset) -> tuple[Path, str | None]:
-        """The file to send and its Content-Encoding. A range is always of the plain bytes."""
+    def _choose(self, request: web.Request, url_path: str, version: str | None) -> tuple[Asset, Path, str | None]:
+        """The asset, the file to send and its Content-Encoding. A range is always of the plain bytes."""
+        asset = self._find(url_path, version)
         if "Range" not in request.headers or request.method != "GET":
             for encoding in accepted_encodings(request.headers.getall("Accept-Encoding", [])):
                 if asset.packed and encoding == "br":
-                    return asset.path, "br"
-                # A variant belongs to a content: one of an edited file is never found, the name being its hash.
+                    return asset, asset.path, "br"
                 if not asset.packed and (variant := self.precompressor.find(asset.sha256, encoding)):
-                    return variant, encoding
-        return (self._unpacked(asset), None) if asset.packed else (asset.path, None)
+                    return asset, variant, encoding
+        return asset, self._unpacked(asset) if asset.packed else asset.path, None
+
+    def _find(self, url_path: str, version: str | None) -> Asset:
+        """The asset as the table has it, after making sure that the table is right about it."""
+        tree = self.tree
+        for attempt in range(2):
+            if version is not None and version != tree.version:
+                raise AssetVersionGone("The page is older than the files of this server.")
+            asset = tree.assets.get(url_path)
+            if asset is None:
+                break
+            try:
+                if Fingerprint.of(asset.path.lstat()) == asset.fingerprint:
+                    return asset
+            except OSError:
+                pass  # removed: the new table will not have it
+            if attempt == 0:
+                tree = self.refresh()
+        raise NotFound(f"There is no asset {url_path[:100]!r}.")
 
     def _unpacked(self, asset: Asset) -> Path:
         target = self._plain / asset.sha256
         if not target.exists():
-            decompress_brotli(asset.path, target)
+            try:
+                decompress_brotli(asset.path, target)
+            except ValueError:
+                raise InstallationIncomplete(
+                    f"{asset.url_path} is damaged.", hint="Install sippet-host again."
+                ) from None
         return target
 
     def _scan(self) -> AssetTree:

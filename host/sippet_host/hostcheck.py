@@ -49,18 +49,15 @@ class HostCheck:
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1:
             raise BadRequest("The request needs exactly one Host header.", hint="Send one.")
-        url = request.rel_url
-        # RFC 9112, 3.2.2: the authority of an absolute request target takes the place of the Host header.
-        named = [hosts[0], *([url.raw_authority] if url.absolute else [])]
-        for authority in named:
-            if not self.allows(authority, request):
-                raise WrongHost(f"This server is not {authority[:100]!r}.")
+        if not self.allows(hosts[0], request):
+            raise WrongHost(f"This server is not {hosts[0][:100]!r}.")
+        # RFC 9112, 3.2.2: the authority of an absolute request target takes the place of the Host header. aiohttp's
+        # ``url`` has the one that counts.
+        if not self.allows(request.url.raw_authority, request):
+            raise WrongHost(f"This server is not {request.url.raw_authority[:100]!r}.")
+        scheme = "https" if _is_tls(request) else "http"
         origin = request.headers.get("Origin")
-        if (
-            origin
-            and request.method not in _SAFE_METHODS
-            and origin.lower() != f"{request.scheme}://{hosts[0].lower()}"
-        ):
+        if origin and request.method not in _SAFE_METHODS and origin.lower() != f"{scheme}://{hosts[0].lower()}":
             raise ForeignOrigin("Requests of other origins are not served.", hint="Open the page from this server.")
 
     def allows(self, authority: str, request: web.Request) -> bool:
@@ -68,7 +65,7 @@ class HostCheck:
         match = _AUTHORITY.fullmatch(authority.lower())
         if match is None:
             return False
-        standard = 443 if request.scheme == "https" else 80
+        standard = 443 if _is_tls(request) else 80
         name, port = match["name"], int(match["port"] or standard)
         if (name, port) in self._exact:
             return True
@@ -78,6 +75,11 @@ class HostCheck:
             return match["port"] is None or port == bound
         # Listening on every address, the one that this connection came in by is ours. An address can't be rebound.
         return port == bound and (name in self._names or (self._any_address and name == bracketed(address)))
+
+
+def _is_tls(request: web.Request) -> bool:
+    # Not request.scheme: an absolute request target could claim another one.
+    return request.transport is not None and request.transport.get_extra_info("sslcontext") is not None
 
 
 def bracketed(host: str) -> str:

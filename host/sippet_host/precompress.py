@@ -119,7 +119,7 @@ def decompress_brotli(source: Path, target: Path) -> None:
 
     Raises:
         OSError: it can't be read or written.
-        brotli.error: it isn't Brotli.
+        ValueError: it isn't Brotli, or it is truncated.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".making-")
@@ -129,8 +129,10 @@ def decompress_brotli(source: Path, target: Path) -> None:
             for piece in file_pieces(file):
                 out.write(decoder.process(piece))
         if not decoder.is_finished():
-            raise brotli.error(f"{source.name} is truncated")
+            raise ValueError(f"{source.name} is truncated")
         Path(name).replace(target)
+    except brotli.error as error:
+        raise ValueError(f"{source.name} is damaged") from error
     finally:
         with contextlib.suppress(OSError):
             Path(name).unlink()

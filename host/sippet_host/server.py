@@ -129,13 +129,11 @@ class _Protocol(RequestHandler):
             super().handle_error(request, status, exc, message)  # logs the cause
             response = error_response(request, InternalError("The server failed."))
         elif isinstance(exc, LineTooLong):
-            response = error_response(request, RequestTooLarge("The URL or a header is too long."))
-            response.set_status(431)
+            response = error_response(request, RequestTooLarge("The URL or a header is too long."), 431)
         else:
             # A client's nonsense is no reason for a traceback in the log.
             error = BadRequest("The request is not valid HTTP.", hint="Send a request as RFC 9112 has it.")
-            response = error_response(request, error)
-            response.set_status(status)
+            response = error_response(request, error, status)
         if request.writer.output_size:
             raise ConnectionError("a part of an answer was sent already")
         response.force_close()
@@ -163,8 +161,14 @@ class _Runner(web.AppRunner):
                 if self._match_info is None:
                     headers.apply(response.headers, response.content_type)
 
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await plain.request_handler(request)
+            except web.HTTPException as error:  # raised outside the middlewares, such as 417
+                return http_exception_response(request, error)
+
         return _Server(
-            plain.request_handler,
+            handle,
             request_factory=partial(app._make_request, _cls=Request),
             loop=plain._loop,
             **plain._kwargs,
