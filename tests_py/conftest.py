@@ -9,7 +9,8 @@ from typing import Any
 
 import hypothesis
 import pytest
-from sippet_host import Running, ServerThread, Settings
+from sippet_host import ModelEntry, Running, ServerThread, Settings
+from sippet_host.models import ModelFile
 
 # A loaded machine is no failure.
 hypothesis.settings.register_profile("sippet", deadline=None)
@@ -51,3 +52,8 @@ def start_host(tmp_path: Path, static_tree: Path) -> Iterator[StartHost]:
             return stack.enter_context(ServerThread(Settings(**(defaults | fields))))
 
         yield start
+
+
+def bare_model(path: Path, sha256: str | None = None) -> ModelEntry:
+    """An entry for any file, GGUF or not, named by its stem."""
+    return ModelEntry(path.stem, path.stem, (ModelFile.of(path, sha256),))

@@ -7,16 +7,16 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import brotli
 import pytest
-from conftest import StartHost
+from conftest import StartHost, bare_model
 from host_http import Answer, ask
-from sippet_host import ModelEntry, Running
+from sippet_host import Running
 from sippet_host.app import HOST
 from sippet_host.assets import accepted_encodings
-from sippet_host.models import ModelFile
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 
@@ -340,7 +340,7 @@ def test_the_page_config_cannot_break_out_of_its_element(start_host: StartHost, 
     hostile = tmp_path / "<!--<script>&\u2028.gguf"
     hostile.write_bytes(b"GGUF")
     name = "</script><script>alert(1)</script><!-- & \u2028"
-    server = start_host(models=(ModelEntry("x", name, (ModelFile.of(hostile),)),))
+    server = start_host(models=(replace(bare_model(hostile), name=name),))
     html = ask(server.url, "/").body.decode()
     assert html.count("</script>") == 2, "those of the template only"
     assert "<!--" not in html

@@ -12,11 +12,9 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from conftest import StartHost
+from conftest import StartHost, bare_model
 from host_http import Answer, ask
-from sippet_host import ModelEntry, Running, load_model
-from sippet_host.hashcache import HashCache
-from sippet_host.models import ModelFile
+from sippet_host import Running
 
 DATA = b"GGUF" + bytes(i * 7 % 251 for i in range(99_996))
 LAST_WEEK = time.time() - 7 * 86_400
@@ -34,7 +32,7 @@ def model_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(start_host: StartHost, model_path: Path) -> Running:
-    return start_host(models=(load_model(model_path),))
+    return start_host(models=(bare_model(model_path),))
 
 
 @pytest.fixture
@@ -178,7 +176,7 @@ def test_two_range_headers_are_ignored(server: Running) -> None:
 def test_an_empty_file_is_sent_as_nothing(start_host: StartHost, tmp_path: Path) -> None:
     path = tmp_path / "empty.gguf"
     path.touch()
-    server = start_host(models=(ModelEntry("empty", "empty", (ModelFile.of(path),)),))
+    server = start_host(models=(bare_model(path),))
     answer = ask(server.url, "/models/empty/empty.gguf")
     assert (answer.status, answer.body, answer.headers["Content-Length"]) == (200, b"", "0")
     answer = ask(server.url, "/models/empty/empty.gguf", headers={"Range": "bytes=0-"})
@@ -195,7 +193,7 @@ def test_offsets_above_4_gib_are_exact(start_host: StartHost, tmp_path: Path) ->
         file.write(b"ABCDEF")
         file.seek(size - 3)
         file.write(b"end")
-    server = start_host(models=(load_model(path),))
+    server = start_host(models=(bare_model(path),))
     url = "/models/huge/huge.gguf"
     assert ask(server.url, url, "HEAD").headers["Content-Length"] == str(size)
     answer = ask(server.url, url, headers={"Range": f"bytes={2**32 - 2}-{2**32 + 3}"})
@@ -208,7 +206,7 @@ def test_a_known_hash_is_the_etag_until_the_file_changes(
     start_host: StartHost, model_path: Path, tmp_path: Path
 ) -> None:
     digest = hashlib.sha256(DATA).hexdigest()
-    server = start_host(models=(load_model(model_path, HashCache(tmp_path / "hashes.json")),))
+    server = start_host(models=(bare_model(model_path, digest),))
     url = "/models/tiny-f16/tiny-f16.gguf"
     assert ask(server.url, url).headers["ETag"] == f'"sha256-{digest}"'
     model_path.write_bytes(DATA[::-1])
@@ -260,7 +258,7 @@ def _rest(connection: socket.socket) -> bytes:
 def test_a_file_replaced_while_it_is_sent_goes_out_in_its_old_version(start_host: StartHost, tmp_path: Path) -> None:
     path = _big_model(tmp_path)
     content = path.read_bytes()
-    server = start_host(models=(load_model(path),))
+    server = start_host(models=(bare_model(path),))
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request("GET", "/models/big/big.gguf")
     response = connection.getresponse()
@@ -278,7 +276,7 @@ def test_a_file_altered_in_place_while_it_is_sent_ends_the_connection(
 ) -> None:
     path = _big_model(tmp_path)
     size = path.stat().st_size
-    server = start_host(models=(load_model(path),))
+    server = start_host(models=(bare_model(path),))
     with _begin(server.port, "/models/big/big.gguf") as connection:
         with path.open("r+b") as file:
             if change == "truncate":
@@ -303,7 +301,7 @@ def _open_files(path: Path) -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
 def test_clients_that_leave_in_the_middle_cost_no_file_handle(start_host: StartHost, tmp_path: Path) -> None:
     path = _big_model(tmp_path)
-    server = start_host(models=(load_model(path),))
+    server = start_host(models=(bare_model(path),))
     connections = [_begin(server.port, "/models/big/big.gguf") for _ in range(5)]
     assert _open_files(path) == 5
     assert ask(server.url, "/healthz").status == 200, "stalled downloads must not hold up others"

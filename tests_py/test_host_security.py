@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import StartHost
+from conftest import StartHost, bare_model
 from host_http import Answer, ask, send_raw
-from sippet_host import ConfigurationError, Running, Settings, build_policy, load_model
+from sippet_host import ConfigurationError, Running, Settings, build_policy
 from sippet_host.app import HOST
 
 ALWAYS = {
@@ -69,7 +69,7 @@ def _answers(server: Running) -> dict[str, Answer]:
 
 
 def test_every_answer_carries_the_security_headers(start_host: StartHost, model_path: Path) -> None:
-    for name, answer in _answers(start_host(models=(load_model(model_path),))).items():
+    for name, answer in _answers(start_host(models=(bare_model(model_path),))).items():
         assert answer.status == int(name.split()[0]), name
         for header, value in ALWAYS.items():
             assert answer.headers.get_all(header) == [value], f"{name}: {header}"
@@ -83,7 +83,7 @@ def test_every_answer_carries_the_security_headers(start_host: StartHost, model_
 
 
 def test_every_error_is_json_with_a_code_and_a_message(start_host: StartHost, model_path: Path) -> None:
-    for name, answer in _answers(start_host(models=(load_model(model_path),))).items():
+    for name, answer in _answers(start_host(models=(bare_model(model_path),))).items():
         if answer.status >= 400 and "document" not in name:
             assert answer.headers["Content-Type"] == "application/json; charset=utf-8", name
             assert answer.headers["Cache-Control"] == "no-store", name
@@ -100,7 +100,7 @@ def test_a_person_who_opens_a_wrong_url_reads_plain_text(start_host: StartHost) 
 
 
 def test_without_isolation_only_coop_and_coep_are_left_out(start_host: StartHost, model_path: Path) -> None:
-    models = (load_model(model_path),)
+    models = (bare_model(model_path),)
     with_isolation = _answers(start_host(models=models))
     for name, answer in _answers(start_host(models=models, isolation=False)).items():
         lost = {"Cross-Origin-Opener-Policy", "Cross-Origin-Embedder-Policy"}

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .errors import HostError
-from .hashcache import Fingerprint, HashCache
-from .models import ModelEntry, ModelFile, load_directory, load_file, unique_ids
+from .hashcache import HashCache
+from .models import ModelEntry, ModelFile, describe, load_directory, load_file, unique_ids
 
 log = logging.getLogger("sippet_host")
 
@@ -29,6 +29,7 @@ class Catalogue:
         self._folder = folder
         self._hashes = hashes
         self._lock = threading.Lock()
+        self._found: list[ModelEntry] = []
         self._told: set[str] = set()
         self._entries: dict[str, ModelEntry] = {}
         self.refresh()
@@ -36,10 +37,12 @@ class Catalogue:
     def refresh(self) -> list[ModelEntry]:
         """Looks at the files again (their times; only what changed is read) and returns the models."""
         with self._lock:
-            entries = [entry for entry in map(self._current, self._named) if entry is not None]
+            # What was described anew is kept, so that it is read once and not at every refresh.
+            self._named = [self._current(entry) or entry for entry in self._named]
+            entries = [entry for entry in self._named if entry.is_current()]
             if self._folder is not None:
-                found, problems = load_directory(self._folder, self._hashes)
-                entries += found
+                self._found, problems = load_directory(self._folder, self._hashes, self._found)
+                entries += self._found
                 for problem in problems:
                     self._tell(problem)
             self._hashes.save()
@@ -55,19 +58,17 @@ class Catalogue:
         return entry.file(file_name) if entry else None
 
     def _current(self, entry: ModelEntry) -> ModelEntry | None:
+        if entry.is_current():
+            return entry
         try:
-            files = tuple(self._current_file(file) for file in entry.files)
+            files = tuple(
+                file if file.is_current() else replace(load_file(file.path, self._hashes), name=file.name)
+                for file in entry.files
+            )
+            return replace(describe(files[0].name, files), id=entry.id, name=entry.name)
         except HostError as problem:
             self._tell(problem)
             return None
-        return entry if files == entry.files else replace(entry, files=files)
-
-    def _current_file(self, file: ModelFile) -> ModelFile:
-        try:
-            unchanged = Fingerprint.of(file.path.stat()) == file.fingerprint
-        except OSError:
-            unchanged = False  # load_file says why
-        return file if unchanged else replace(load_file(file.path, self._hashes), name=file.name)
 
     def _tell(self, problem: HostError) -> None:
         """Logs each problem once, not at every refresh."""

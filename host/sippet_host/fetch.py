@@ -17,7 +17,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from .errors import DownloadFailed, NotAModel
 from .hashcache import Fingerprint, atomic_write
 from .locks import file_lock
-from .models import ModelEntry, ModelFile, describe_name, shard_names
+from .models import ModelEntry, ModelFile, describe, shard_names
 from .progress import Progress, say
 from .version import __version__
 
@@ -78,7 +78,7 @@ def fetch_model(url: str, cache: Path) -> ModelEntry:
                 files.append(_fetch_file(part_url, folder / part))
         except OSError as error:
             raise DownloadFailed(f"{part} can't be stored: {error}.", hint="Make room, or set SIPPET_CACHE.") from error
-    return describe_name(name, tuple(files))
+    return describe(name, tuple(files))
 
 
 def _fetch_file(url: str, target: Path) -> ModelFile:

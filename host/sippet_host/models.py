@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from .errors import HostError, NoSuchModel, NotAModel
+from .facts import PROJECTOR, read_facts
 from .hashcache import Fingerprint, HashCache
 
 MANIFEST_VERSION = 1
 
 # llama.cpp's name for a part of a split model.
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-_QUANTIZATION = re.compile(
-    r"(?:^|[-._])((?:I?Q\d(?:_[0-9A-Z]+)*|TQ\d_\d|MXFP4(?:_MOE)?|BF16|F16|F32))(?=[-._]|$)", re.IGNORECASE
-)
 
 # Hashing this much at start costs well under a second, and the answer is remembered.
 _HASH_AT_START = 256 * 1024 * 1024
@@ -52,6 +50,13 @@ class ModelFile:
         fingerprint = Fingerprint.of(path.stat())
         return cls(path, path.name, fingerprint.size, sha256, fingerprint)
 
+    def is_current(self) -> bool:
+        """Whether the file is still the version that was described."""
+        try:
+            return Fingerprint.of(self.path.stat()) == self.fingerprint
+        except OSError:
+            return False
+
     def etag(self, fingerprint: Fingerprint) -> str:
         """The entity tag of the version just opened: by content where that is known, else by size and times."""
         if self.sha256 is not None and fingerprint == self.fingerprint:
@@ -71,7 +76,7 @@ class ModelEntry:
         license: SPDX identifier where there is one.
         context: tokens that the model was trained for.
         parameters: number of weights.
-        capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``vision``, ``tools``.
+        capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``projector``.
     """
 
     id: str
@@ -87,6 +92,10 @@ class ModelEntry:
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files)
+
+    def is_current(self) -> bool:
+        """Whether its files are still those that it describes."""
+        return all(file.is_current() for file in self.files)
 
     def file(self, name: str) -> ModelFile | None:
         """The file whose URL ends with ``name``."""
@@ -123,7 +132,7 @@ def manifest(models: Iterable[ModelEntry]) -> dict[str, Any]:
 
 
 def load_file(path: Path, hashes: HashCache | None = None) -> ModelFile:
-    """Describes one GGUF file.
+    """Describes one file.
 
     Args:
         path: may be a symbolic link: it was named by whoever runs the server.
@@ -131,16 +140,11 @@ def load_file(path: Path, hashes: HashCache | None = None) -> ModelFile:
 
     Raises:
         NoSuchModel: there is no such file, or it can't be read.
-        NotAModel: it isn't GGUF.
     """
     try:
-        real = path.expanduser().resolve(strict=True)
+        real = path.resolve(strict=True)
         if not real.is_file():
             raise NoSuchModel(f"{path} is not a file.", hint="Name a .gguf file, or use --models-dir for a folder.")
-        with real.open("rb") as file:
-            magic = file.read(4)
-        if magic != b"GGUF":
-            raise NotAModel(f"{path} is not a GGUF file.", hint="Its first four bytes should be GGUF.")
         status = real.stat()
         digest = None
         fingerprint = Fingerprint.of(status)
@@ -160,25 +164,33 @@ def load_model(path: Path, hashes: HashCache | None = None) -> ModelEntry:
     """Describes the model of a file; of a split model the path to the first shard stands for all of them.
 
     Raises:
-        NoSuchModel, NotAModel: as `load_file`; a shard that is missing is the latter.
+        NoSuchModel: there is no such file, or it can't be read.
+        NotAModel: it isn't sound GGUF, or a shard is missing.
     """
+    path = path.expanduser()
     parts = [path.with_name(name) for name in shard_names(path.name)]
     if len(parts) > 1 and (missing := [part.name for part in parts if not part.is_file()]):
         raise NotAModel(
             f"{path.name} lacks {len(missing)} of {len(parts)} shards: {', '.join(missing[:3])}.",
             hint="Put all shards in one folder.",
         )
-    return describe_name(path.name, tuple(load_file(part, hashes) for part in parts))
+    return describe(path.name, tuple(load_file(part, hashes) for part in parts))
 
 
-def describe_name(name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
-    """An entry with what a file name tells."""
+def describe(name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
+    """An entry for files, from the name of the first and from what their headers say.
+
+    Raises:
+        NotAModel: a header is damaged.
+        NoSuchModel: a file can't be read any more.
+    """
     match = _SHARD.fullmatch(name)
     stem = match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
-    quantization = _QUANTIZATION.search(stem)
-    return ModelEntry(
-        id=slug(stem), name=stem, files=files, quantization=quantization[1].upper() if quantization else None
-    )
+    try:
+        facts = read_facts([file.path for file in files])
+    except OSError as error:
+        raise NoSuchModel(f"{name} can't be read: {error}.", hint="Check its permissions.") from error
+    return ModelEntry(id=slug(stem), name=stem, files=files, **asdict(facts))
 
 
 def shard_names(name: str) -> list[str]:
@@ -199,11 +211,19 @@ def shard_names(name: str) -> list[str]:
     return [f"{match['stem']}-{i:05d}-of-{count:05d}{suffix}" for i in range(1, count + 1)]
 
 
-def load_directory(folder: Path, hashes: HashCache | None = None) -> tuple[list[ModelEntry], list[HostError]]:
+def load_directory(
+    folder: Path, hashes: HashCache | None = None, known: Sequence[ModelEntry] = ()
+) -> tuple[list[ModelEntry], list[HostError]]:
     """The models directly in a folder, by name, and what is wrong with those that can't be served.
 
-    Hidden files and links that leave the folder are left out.
+    Hidden files, projectors and links that leave the folder are left out.
+
+    Args:
+        folder: it is not searched below.
+        hashes: as in `load_model`.
+        known: what was found earlier; what hasn't changed since is not read again.
     """
+    earlier = {model.files[0].path: model for model in known}
     found: list[ModelEntry] = []
     problems: list[HostError] = []
     try:
@@ -217,10 +237,17 @@ def load_directory(folder: Path, hashes: HashCache | None = None) -> tuple[list[
         shard = _SHARD.fullmatch(path.name)
         if not path.resolve().is_relative_to(root) or (shard is not None and int(shard["number"]) > 1):
             continue
+        model = earlier.get(path.resolve())
+        if model is not None and model.is_current():
+            found.append(model)
+            continue
         try:
-            found.append(load_model(path, hashes))
+            model = load_model(path, hashes)
         except HostError as problem:
             problems.append(problem)
+            continue
+        if PROJECTOR not in model.capabilities:  # a part of another model: it can't be chosen by itself
+            found.append(model)
     return found, problems
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
-from .app import HOST, create_app, error_response
+from .app import HOST, create_app, error_response, http_exception_response
 from .errors import BadRequest, ConfigurationError, InternalError, PortInUse, RequestTooLarge
 from .hostcheck import bracketed
 from .models import ModelEntry
