@@ -82,10 +82,11 @@ class WllamaEngine(Engine):
             "stream_options": {"include_usage": True},
             "timings_per_token": True,  # real counts, also for a run that is cancelled
         }
-        frame = _glue.encode(
-            "cmpl_req", {"is_chat": kind == "chat", "data_json": json.dumps(request), "files": list(files)}
-        )
-        reply = _glue.decode((await self._request({"op": "call", "name": "completion", "data": frame}))["data"])
+        values = {"is_chat": kind == "chat", "data_json": json.dumps(request), "files": list(files)}
+        try:
+            reply = _glue.decode((await self._call("completion", "cmpl_req", values))["data"])
+        except _HostError as error:
+            raise error.to_call_error() from error
         number = _glue.encode("gres_req", {"req_id": reply["req_id"]})
         stream_id = next(self._ids)
         queue = self._streams[stream_id] = asyncio.Queue()
@@ -96,7 +97,7 @@ class WllamaEngine(Engine):
                 message = await queue.get()
                 if "error" in message:
                     finished = True
-                    raise self._error(message["error"], load=False)
+                    raise self._host_error(message["error"]).to_call_error()
                 finished = bool(message.get("last"))
                 result = _glue.decode(message["data"])
                 if result["data_json"] in ("", "null"):
@@ -145,7 +146,7 @@ class WllamaEngine(Engine):
                 await self._request(message)
         except TimeoutError as error:
             raise _blocked(assets, f"it did not start within {GRACE:g} seconds") from error
-        except EngineError as error:
+        except _HostError as error:
             raise _blocked(assets, error.message) from error
 
     async def _load(self, names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dict[str, Any]:
@@ -156,16 +157,20 @@ class WllamaEngine(Engine):
             raise _load_error([])
         return result
 
-    async def _request(self, message: Mapping[str, Any], *, load: bool = False) -> dict[str, Any]:
+    async def _call(self, action: str, message: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._request({"op": "call", "name": action, "data": _glue.encode(message, values)})
+
+    async def _request(self, message: Mapping[str, Any]) -> dict[str, Any]:
         number = next(self._ids)
-        future = self._replies[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._replies[number] = future
         try:
             self._post({**message, "id": number})
             reply = await future
         finally:
             del self._replies[number]
         if "error" in reply:
-            raise self._error(reply["error"], load=load)
+            raise self._host_error(reply["error"])
         return reply
 
     def _post(self, message: Mapping[str, Any]) -> None:
@@ -192,14 +197,32 @@ class WllamaEngine(Engine):
         for queue in self._streams.values():
             queue.put_nowait(message)
 
-    def _error(self, error: Mapping[str, Any], *, load: bool) -> SippError:
+    def _host_error(self, error: Mapping[str, Any]) -> _HostError:
         log = [str(line) for line in error.get("log") or ()]
-        if error["kind"] == "crash":
-            self._crashed = self._crashed or EngineCrashed(
-                f"The engine ended: {error['message']}.", details={"log": log}
-            )
-            return _load_error(log) if load and _memory_is_out([error["message"], *log]) else self._crashed
-        return _load_error(log) if load else _call_error(str(error["message"]), log)
+        failure = _HostError(str(error["message"]), log, crashed=error["kind"] == "crash")
+        if failure.crashed and self._crashed is None:
+            self._crashed = failure.to_crash()
+        return failure
+
+
+class _HostError(Exception):
+    """The engine host reported a failure; what it means depends on what was asked."""
+
+    def __init__(self, message: str, log: list[str], *, crashed: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        self.log = log
+        self.crashed = crashed
+
+    def to_crash(self) -> EngineCrashed:
+        return EngineCrashed(f"The engine ended: {self.message}.", details={"log": self.log})
+
+    def to_call_error(self) -> SippError:
+        """The failure of a request to a loaded model."""
+        if self.crashed:
+            return self.to_crash()
+        reason = _reason(self.log)
+        return InvalidOption("request", f"The engine refused the request: {reason}", hint="Change the request.")
 
 
 def _load_values(names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dict[str, Any]:
@@ -282,11 +305,6 @@ def _load_error(log: list[str]) -> SippError:
         hint="The file may be damaged: download it again, or take another one.",
         details={"reason": "engine", **details},
     )
-
-
-def _call_error(message: str, log: list[str]) -> SippError:
-    reason = _reason(log) or message
-    return InvalidOption("request", f"The engine refused the request: {reason}")
 
 
 def _request_error(content: Mapping[str, Any]) -> SippError:

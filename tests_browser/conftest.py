@@ -1,0 +1,120 @@
+"""Real browsers, the real host, real models. Nothing here is a stand-in, but the page: it is empty, so that a test
+decides what runs in it. The chat page has tests of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from sippet_host import paths
+from sippet_host.default_model import default_model
+from sippet_host.hashcache import HashCache
+from sippet_host.models import ModelEntry, load_model
+from sippet_host.server import Running, ServerThread
+from sippet_host.settings import Settings
+from tab import Tab
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = os.environ.get("SIPPET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FIREFOX = os.environ.get("SIPPET_FIREFOX") or shutil.which("firefox-esr")
+
+Serve = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def launch(playwright: Playwright) -> Callable[..., Browser]:
+    """Start a Chromium of one's own: ``launch(args=[...])``."""
+    return partial(playwright.chromium.launch, executable_path=CHROMIUM)
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Browser]) -> Iterator[Browser]:
+    running = launch()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def firefox(playwright: Playwright) -> Iterator[Browser]:
+    if not FIREFOX:
+        pytest.skip("no Firefox on this machine")
+    running = playwright.firefox.launch(channel="moz-firefox", executable_path=FIREFOX)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real assets around an empty page."""
+    return copy_assets(tmp_path_factory.mktemp("static"))
+
+
+def copy_assets(target: Path) -> Path:
+    """A copy of ``static/`` that a test may alter; large files are linked where the file system can."""
+    for folder in ("js", "css", "vendor", "runtime", "engine"):
+        if (ROOT / "static" / folder).is_dir():
+            shutil.copytree(ROOT / "static" / folder, target / folder, copy_function=_link, dirs_exist_ok=True)
+    (target / "templates").mkdir(exist_ok=True)
+    (target / "templates" / "index.html").write_text('<!doctype html><html lang="en"><title>Empty</title></html>')
+    return target
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> ModelEntry:
+    """The default model, from the cache or fetched."""
+    cache = paths.cache_dir()
+    return default_model(cache, HashCache(cache / "asset-hashes.json"))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModelEntry:
+    return load_model(ROOT / "tests_py" / "models" / "tiny-chat-f16.gguf")
+
+
+@pytest.fixture(scope="session")
+def serve(assets: Path, smollm2: ModelEntry, tiny: ModelEntry) -> Iterator[Serve]:
+    """Start a host; the same settings share one. All end with the session."""
+    started: dict[str, Running] = {}
+    with ExitStack() as stack:
+
+        def start(**settings: Any) -> Running:
+            key = repr(sorted(settings.items()))
+            if key not in started:
+                values = {"port": 0, "static_dir": assets, "models": (smollm2, tiny), **settings}
+                started[key] = stack.enter_context(ServerThread(Settings(**values)))
+            return started[key]
+
+        yield start
+
+
+@pytest.fixture
+def tab(page: Page, serve: Serve) -> Tab:
+    """An isolated page of the host."""
+    return Tab(page, serve().url)
