@@ -83,16 +83,13 @@ class WllamaEngine(Engine):
             "timings_per_token": True,  # real counts, also for a run that is cancelled
         }
         values = {"is_chat": kind == "chat", "data_json": json.dumps(request), "files": list(files)}
-        try:
-            reply = _glue.decode((await self._call("completion", "cmpl_req", values))["data"])
-        except _HostError as error:
-            raise error.to_call_error() from error
-        number = _glue.encode("gres_req", {"req_id": reply["req_id"]})
+        request_id = await self._start("completion", "cmpl_req", values)
+        poll = _glue.encode("gres_req", {"req_id": request_id})
         stream_id = next(self._ids)
         queue = self._streams[stream_id] = asyncio.Queue()
         finished = False
         try:
-            self._post({"op": "stream", "id": stream_id, "next": number, "moreAt": _MORE_AT, "emptyAt": _LENGTH_AT})
+            self._post({"op": "stream", "id": stream_id, "next": poll, "moreAt": _MORE_AT, "emptyAt": _LENGTH_AT})
             while not finished:
                 message = await queue.get()
                 if "error" in message:
@@ -110,7 +107,23 @@ class WllamaEngine(Engine):
         finally:
             del self._streams[stream_id]
             if not finished:
-                self._stop(stream_id, reply["req_id"])
+                self._stop(stream_id, request_id)
+
+    async def _start(self, action: str, message: str, values: Mapping[str, Any]) -> int:
+        """Begin a request. One whose caller goes away meanwhile is stopped: it would hold its slot for ever."""
+        call = asyncio.ensure_future(self._call(action, message, values))
+        try:
+            reply = await asyncio.shield(call)
+        except _HostError as error:
+            raise error.to_call_error() from error
+        except asyncio.CancelledError:
+            call.add_done_callback(self._abandon)
+            raise
+        return int(_glue.decode(reply["data"])["req_id"])
+
+    def _abandon(self, call: asyncio.Future[dict[str, Any]]) -> None:
+        if not call.cancelled() and call.exception() is None:
+            self._stop(next(self._ids), _glue.decode(call.result()["data"])["req_id"])
 
     def _stop(self, stream_id: int, request_id: int) -> None:
         with suppress(EngineCrashed):
@@ -151,7 +164,10 @@ class WllamaEngine(Engine):
 
     async def _load(self, names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dict[str, Any]:
         values = _load_values(names, plan, config)
-        reply = await self._request({"op": "call", "name": "load", "data": _glue.encode("load_req", values)}, load=True)
+        try:
+            reply = await self._call("load", "load_req", values)
+        except _HostError as error:
+            raise _load_error([*error.log, error.message]) from error
         result = _glue.decode(reply["data"])
         if not result["success"]:
             raise _load_error([])
