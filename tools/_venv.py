@@ -99,6 +99,7 @@ def _pip(*arguments: str) -> None:
     command += ["--disable-pip-version-check", *arguments]
     # PIP_USER would put packages outside the environment; as root, pip's warning doesn't apply to an environment.
     environment = {**os.environ, "PIP_USER": "0", "PIP_ROOT_USER_ACTION": "ignore"}
+    environment.pop("PYTHONPATH", None)  # pip would take what lies there for installed
     done = subprocess.run(
         command,
         cwd=ROOT,

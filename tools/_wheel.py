@@ -52,19 +52,25 @@ def build(pyodide: Path, out: Path) -> Path:
             note(f"not using pyodide-build: {reason}")
             note("building with hatchling instead: for pure Python the wheel has the same bytes")
             command = [_hatchling(), "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
-            environment = dict(os.environ)
+            environment = _clean_environment()
         else:
             command = [str(python), "-m", "pyodide_cli", "build", ".", "--no-isolation", "--outdir", str(out)]
             environment = {
-                **os.environ,
+                **_clean_environment(),
                 "PYODIDE_ROOT": str(Path(scratch) / "xbuildenv" / "pyodide-root"),
                 "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
             }
+            note("building with pyodide-build, in a cross-build environment made from the vendored Pyodide")
         _run(command, project, environment)
         wheels = list(out.glob("sippet-*.whl"))
         if len(wheels) != 1:
             raise ToolError("wheel-build-failed", f"{command[2]} left {len(wheels)} wheels where one was expected")
         return wheels[0]
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment without PYTHONPATH, which may hold packages for another Python."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:

@@ -32,34 +32,89 @@ RUNTIME = ROOT / "static" / "runtime"
 DIST = ROOT / "dist"
 
 _LIBRARY = "python_stdlib.zip"
+_LOCK = "pyodide-lock.json"
 _STAMP = ".stamp.json"
 _OLDEST_NODE = 20
 _TIMEOUT = 600  # seconds for the compilation; it takes about ten
 
 
 def ensure(*, rebuild: bool = False) -> bool:
-    """Bring `static/runtime/` up to date. Returns whether it was built anew.
+    """Bring `static/runtime/` up to date. Returns whether anything was built anew.
 
-    Raises `ToolError`: `wheel-no-vendor`, `wheel-build-failed`, `wheel-no-builder`, `wheel-compile-failed`.
+    It has two parts, the library (with micropip) and the wheel, so that a changed source costs seconds. Raises
+    `ToolError`: `wheel-no-vendor`, `wheel-build-failed`, `wheel-no-builder`, `wheel-compile-failed`.
     """
     pyodide, micropip = VENDOR / "pyodide", _vendored_wheel("micropip")
     with exclusive(RUNTIME / ".lock"):
         node = find_node()
-        tools = [Path(__file__), *(ROOT / "tools").glob("_bytecode.*"), ROOT / "tools" / "_xbuildenv.py"]
-        tools += [ROOT / "tools" / "_wheel.py", _wheel.REQUIREMENTS]
-        vendored = [pyodide / _LIBRARY, pyodide / "pyodide-lock.json", micropip]
-        key = fingerprint([*_wheel.sources(), *tools, *vendored], "bytecode" if node else "source")
-        if not rebuild and _is_current(key):
+        keys = _keys(pyodide, micropip, "bytecode" if node else "source")
+        parts = {} if rebuild else _current_parts(keys)
+        if parts.keys() == keys.keys():
             return False
         with tempfile.TemporaryDirectory(prefix="sippet-runtime-") as scratch:
-            wheel = _wheel.build(pyodide, Path(scratch))
-            write_atomic(DIST / wheel.name, wheel.read_bytes())
-            inputs = {_LIBRARY: pyodide / _LIBRARY, wheel.name: wheel, micropip.name: micropip}
-            files = _rewrite(inputs, node, pyodide)
-        lock = runtime_lock(json.loads((pyodide / "pyodide-lock.json").read_bytes()), files)
-        files["pyodide-lock.json"] = (json.dumps(lock, indent=1, sort_keys=True) + "\n").encode()
-        _install(files, key)
+            inputs: dict[str, dict[str, Path]] = {}
+            if "library" not in parts:
+                inputs["library"] = {_LIBRARY: pyodide / _LIBRARY, micropip.name: micropip}
+            if "wheel" not in parts:
+                wheel = _wheel.build(pyodide, Path(scratch))
+                write_atomic(DIST / wheel.name, wheel.read_bytes())
+                inputs["wheel"] = {wheel.name: wheel}
+            library = RUNTIME / _LIBRARY if "library" in parts else pyodide / _LIBRARY
+            built = _rewrite({name: p for part in inputs.values() for name, p in part.items()}, node, pyodide, library)
+        (RUNTIME / _STAMP).unlink(missing_ok=True)  # an interruption from here on means: build all again
+        for name, data in built.items():
+            write_atomic(RUNTIME / name, data)
+            note(f"{name}: {megabytes(len(data))}")
+        names = {part: [*inputs[part]] if part in inputs else [*parts[part]] for part in keys}
+        _finish(names, keys, json.loads((pyodide / "pyodide-lock.json").read_bytes()))
         return True
+
+
+def _keys(pyodide: Path, micropip: Path, form: str) -> dict[str, str]:
+    """For each part, a hash over everything that goes into it."""
+    tools = ROOT / "tools"
+    rewriting = [*tools.glob("_bytecode.*"), Path(__file__)]
+    building = [_wheel.REQUIREMENTS, tools / "_wheel.py", tools / "_xbuildenv.py", pyodide / "pyodide-lock.json"]
+    return {
+        "library": fingerprint([*rewriting, pyodide / _LIBRARY, micropip], form),
+        "wheel": fingerprint([*rewriting, *building, *_wheel.sources()], form),
+    }
+
+
+def _current_parts(keys: Mapping[str, str]) -> dict[str, dict[str, list[int]]]:
+    """The parts that need no work, with the size and time of each of their files."""
+    stamp = read_json(RUNTIME / _STAMP)
+    if not isinstance(stamp, dict) or not (RUNTIME / _LOCK).exists():
+        return {}
+    return {
+        part: stamp[part]["files"]
+        for part, key in keys.items()
+        if part in stamp
+        and stamp[part]["key"] == key
+        and all(_status(RUNTIME / name) == status for name, status in stamp[part]["files"].items())
+    }
+
+
+def _finish(names: Mapping[str, list[str]], keys: Mapping[str, str], pyodide_lock: Mapping[str, Any]) -> None:
+    """Write the lock over all wheels, remove what no part owns, and stamp the result."""
+    kept = {name for part in names.values() for name in part}
+    wheels = {name: (RUNTIME / name).read_bytes() for name in sorted(kept) if name.endswith(".whl")}
+    write_json(RUNTIME / _LOCK, runtime_lock(pyodide_lock, wheels))
+    for path in RUNTIME.iterdir():
+        if path.name not in kept | {_LOCK, ".lock"}:
+            path.unlink()
+    stamp = {
+        part: {"key": keys[part], "files": {name: _status(RUNTIME / name) for name in names[part]}} for part in keys
+    }
+    write_json(RUNTIME / _STAMP, stamp)
+
+
+def _status(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def find_node() -> str | None:
@@ -78,23 +133,22 @@ def find_node() -> str | None:
     return None
 
 
-def runtime_lock(pyodide_lock: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """A Pyodide lock that lists only the wheels among `files`, for the runtime that `pyodide_lock` describes."""
+def runtime_lock(pyodide_lock: Mapping[str, Any], wheels: Mapping[str, bytes]) -> dict[str, Any]:
+    """A Pyodide lock that lists only these wheels (file name and bytes), for the runtime of `pyodide_lock`."""
     packages = {}
-    for name, data in files.items():
-        if name.endswith(".whl"):
-            project, version, *_ = name.split("-")
-            packages[project] = {
-                "name": project,
-                "version": version,
-                "file_name": name,
-                "install_dir": "site",
-                "sha256": sha256(data),
-                "package_type": "package",
-                "imports": [project],
-                "depends": [],
-                "unvendored_tests": False,
-            }
+    for name, data in wheels.items():
+        project, version, *_ = name.split("-")
+        packages[project] = {
+            "name": project,
+            "version": version,
+            "file_name": name,
+            "install_dir": "site",
+            "sha256": sha256(data),
+            "package_type": "package",
+            "imports": [project],
+            "depends": [],
+            "unvendored_tests": False,
+        }
     return {"info": pyodide_lock["info"], "packages": packages}
 
 
@@ -105,7 +159,8 @@ def _vendored_wheel(name: str) -> Path:
     return wheels[0]
 
 
-def _rewrite(inputs: Mapping[str, Path], node: str | None, pyodide: Path) -> dict[str, bytes]:
+def _rewrite(inputs: Mapping[str, Path], node: str | None, pyodide: Path, library: Path) -> dict[str, bytes]:
+    """Byte-compile archives in a Pyodide that starts from `library`, or store them where there is no Node.js."""
     if node is None:
         note("no Node.js 20 or newer here: serving sources, so a tab starts more slowly than with byte code")
         return {name: _bytecode.store(path.read_bytes()) for name, path in inputs.items()}
@@ -119,7 +174,7 @@ def _rewrite(inputs: Mapping[str, Path], node: str | None, pyodide: Path) -> dic
             for name, path in inputs.items()
         ]
         script = ROOT / "tools" / "_bytecode.py"
-        job = {"pyodide": str(pyodide), "script": str(script), "steps": steps}
+        job = {"pyodide": str(pyodide), "library": str(library), "script": str(script), "steps": steps}
         job_file = Path(scratch) / "job.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
         command = [node, str(script.with_suffix(".mjs")), str(job_file)]
@@ -130,33 +185,6 @@ def _rewrite(inputs: Mapping[str, Path], node: str | None, pyodide: Path) -> dic
             raise ToolError("wheel-compile-failed", f"{node} could not run Pyodide:\n{done.stdout}{done.stderr}")
         note(f"byte code by Python {done.stdout.strip().splitlines()[-1]} in Pyodide")
         return {name: (Path(scratch) / name).read_bytes() for name in inputs}
-
-
-def _is_current(key: str) -> bool:
-    stamp = read_json(RUNTIME / _STAMP)
-    if not isinstance(stamp, dict) or stamp.get("key") != key:
-        return False
-    files: dict[str, list[int]] = stamp["files"]
-    try:
-        return all(_status(RUNTIME / name) == status for name, status in files.items())
-    except OSError:
-        return False
-
-
-def _status(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _install(files: Mapping[str, bytes], key: str) -> None:
-    (RUNTIME / _STAMP).unlink(missing_ok=True)  # an interruption from here on means: build again
-    for name, data in files.items():
-        write_atomic(RUNTIME / name, data)
-        note(f"{name}: {megabytes(len(data))}")
-    for path in RUNTIME.iterdir():
-        if path.name not in files and path.name != ".lock":
-            path.unlink()
-    write_json(RUNTIME / _STAMP, {"key": key, "files": {name: _status(RUNTIME / name) for name in files}})
 
 
 def _main() -> int:
