@@ -24,7 +24,7 @@ REQUIREMENTS = ROOT / "tools" / "requirements-build.txt"
 _TIMEOUT = 900  # seconds; the first run downloads pyodide-build
 
 
-class _NotHere(Exception):
+class NotHere(Exception):
     """This machine can't build that way; the message says why."""
 
 
@@ -46,9 +46,9 @@ def build(pyodide: Path, out: Path) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         try:
-            python = _pyodide_build()
+            python = pyodide_build_python()
             _xbuildenv.lay_out(pyodide, Path(scratch) / "xbuildenv" / "pyodide-root")
-        except _NotHere as reason:
+        except NotHere as reason:
             note(f"not using pyodide-build: {reason}")
             note("building with hatchling instead: for pure Python the wheel has the same bytes")
             command = [_hatchling(), "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
@@ -88,15 +88,18 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
         raise ToolError("wheel-build-failed", f"{' '.join(command[1:])} failed:\n{done.stdout}{done.stderr}")
 
 
-def _pyodide_build() -> Path:
-    """The Python of an environment that has pyodide-build, made in the user's cache folder on first use."""
+def pyodide_build_python() -> Path:
+    """The Python of an environment that has pyodide-build, made in the user's cache folder on first use.
+
+    Raises `NotHere`.
+    """
     if sys.platform == "win32":
-        raise _NotHere("it doesn't run on Windows")
+        raise NotHere("it doesn't run on Windows")
     if not shutil.which("make"):
-        raise _NotHere("it needs make")
+        raise NotHere("it needs make")
     base = next(_new_pythons(), None)
     if base is None:
-        raise _NotHere("it needs Python 3.12 or newer")
+        raise NotHere("it needs Python 3.12 or newer")
     key = fingerprint([REQUIREMENTS], base)[:16]
     folder = cache_folder() / "pyodide-build" / key
     python = folder / "bin" / "python"
@@ -109,7 +112,7 @@ def _pyodide_build() -> Path:
         except (OSError, subprocess.SubprocessError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             said = getattr(error, "stderr", None) or error
-            raise _NotHere(f"it could not be installed ({str(said).strip().splitlines()[-1]})") from error
+            raise NotHere(f"it could not be installed ({str(said).strip().splitlines()[-1]})") from error
     return python
 
 

@@ -44,10 +44,10 @@ def ensure(*, rebuild: bool = False) -> bool:
     It has two parts, the library (with micropip) and the wheel, so that a changed source costs seconds. Raises
     `ToolError`: `wheel-no-vendor`, `wheel-build-failed`, `wheel-no-builder`, `wheel-compile-failed`.
     """
-    pyodide, micropip = VENDOR / "pyodide", _vendored_wheel("micropip")
+    pyodide, micropip = _vendored()
     with exclusive(RUNTIME / ".lock"):
         node = find_node()
-        keys = _keys(pyodide, micropip, "bytecode" if node else "source")
+        keys = _keys(pyodide, micropip, node)
         parts = {} if rebuild else _current_parts(keys)
         if parts.keys() == keys.keys():
             return False
@@ -70,8 +70,18 @@ def ensure(*, rebuild: bool = False) -> bool:
         return True
 
 
-def _keys(pyodide: Path, micropip: Path, form: str) -> dict[str, str]:
+def is_current() -> bool:
+    """Whether `static/runtime/` is there and made from what is there now."""
+    try:
+        keys = _keys(*_vendored(), find_node())
+    except ToolError:
+        return False
+    return _current_parts(keys).keys() == keys.keys()
+
+
+def _keys(pyodide: Path, micropip: Path, node: str | None) -> dict[str, str]:
     """For each part, a hash over everything that goes into it."""
+    form = "bytecode" if node else "source"
     tools = ROOT / "tools"
     rewriting = [*tools.glob("_bytecode.*"), Path(__file__)]
     building = [_wheel.REQUIREMENTS, tools / "_wheel.py", tools / "_xbuildenv.py", pyodide / "pyodide-lock.json"]
@@ -152,11 +162,12 @@ def runtime_lock(pyodide_lock: Mapping[str, Any], wheels: Mapping[str, bytes]) -
     return {"info": pyodide_lock["info"], "packages": packages}
 
 
-def _vendored_wheel(name: str) -> Path:
-    wheels = sorted((VENDOR / name).glob(f"{name}-*.whl"))
+def _vendored() -> tuple[Path, Path]:
+    """The vendored Pyodide's folder and micropip's wheel."""
+    wheels = sorted((VENDOR / "micropip").glob("micropip-*.whl"))
     if len(wheels) != 1 or not (VENDOR / "pyodide" / _LIBRARY).exists():
         raise ToolError("wheel-no-vendor", "static/vendor is not complete; run `python3 tools/vendor.py` first")
-    return wheels[0]
+    return VENDOR / "pyodide", wheels[0]
 
 
 def _rewrite(inputs: Mapping[str, Path], node: str | None, pyodide: Path, library: Path) -> dict[str, bytes]:
