@@ -57,7 +57,14 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...", type=_ModelName())
-@click.option("--model", "more_models", multiple=True, type=_ModelName(), help="A model to serve, like MODEL.")
+@click.option(
+    "--model",
+    "more_models",
+    envvar="SIPPET_SERVE_MODEL",
+    multiple=True,
+    type=_ModelName(),
+    help="A model to serve, like MODEL.",
+)
 @click.option(
     "--models-dir",
     type=click.Path(path_type=Path),
@@ -73,13 +80,20 @@ def cli() -> None:
     "-p", "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535),
     help="Port to listen on; 0 lets the system choose. Browsers keep models by port.",
 )  # fmt: skip
-@click.option("-o", "--open/--no-open", "open_page", default=False, help="Open the page in the browser.")
+@click.option(
+    "-o",
+    "--open/--no-open",
+    "open_page",
+    envvar="SIPPET_SERVE_OPEN",
+    default=False,
+    help="Open the page in the browser.",
+)
 @click.option("--no-isolation", is_flag=True, help="Leave out COOP and COEP; the engine then has one thread.")
 @click.option("--coep", type=click.Choice(COEP_VALUES), default="require-corp", show_default=True,
               help="Cross-Origin-Embedder-Policy to send.")  # fmt: skip
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate (PEM) to serve https with.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Key (PEM) of the certificate.")
-@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME[:PORT]",
+@click.option("--allowed-host", "allowed_hosts", envvar="SIPPET_SERVE_ALLOWED_HOST", multiple=True, metavar="NAME[:PORT]",
               help="A further name under which the page is opened, such as a proxy's.")  # fmt: skip
 def serve(
     models: tuple[str, ...],

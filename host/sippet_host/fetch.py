@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import json
@@ -36,6 +37,25 @@ class _Record:
     sha256: str | None = None
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A URL, and the ``user:password`` that was written into it; kept apart so that messages can't show it."""
+
+    url: str
+    secret: str | None
+
+    def request(self, headers: dict[str, str]) -> urllib.request.Request:
+        request = urllib.request.Request(self.url, headers=headers)
+        if self.secret is not None:
+            token = base64.b64encode(self.secret.encode()).decode()
+            # Not sent on to the target of a redirect.
+            request.add_unredirected_header("Authorization", f"Basic {token}")
+        return request
+
+    def __str__(self) -> str:
+        return _shown(self.url)
+
+
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https only, and never from https to http."""
 
@@ -62,51 +82,57 @@ def fetch_model(url: str, cache: Path) -> ModelEntry:
         DownloadFailed: no connection, an error of the server, no room.
         NotAModel: what the server sends isn't GGUF.
     """
-    url = urldefrag(url).url
-    parts = urlsplit(url)
-    if not parts.hostname:
-        raise DownloadFailed(f"{_shown(url)} names no host.", hint="Write it as https://host/path/model.gguf.")
+    try:
+        parts = urlsplit(urldefrag(url).url)
+        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+        parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        named = bool(parts.hostname and (parts.port is None or parts.port))
+    except ValueError:
+        named = False
+    if not named:
+        raise DownloadFailed("The URL names no host.", hint="Write it as https://host/path/model.gguf.")
     name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".") or "model.gguf"
     if not name.lower().endswith(".gguf"):
         name += ".gguf"
     files = []
     for part in shard_names(name):
-        part_url = url if part == name else parts._replace(path=parts.path.rsplit("/", 1)[0] + "/" + part).geturl()
+        path = parts.path if part == name else f"{parts.path.rpartition('/')[0]}/{part}"
+        part_url = parts._replace(path=path).geturl()
         folder = cache / "models" / f"url-{hashlib.sha256(part_url.encode()).hexdigest()[:16]}"
         try:
             with file_lock(folder / ".lock", on_wait=lambda: say("Another process is fetching this model; waiting.")):
-                files.append(_fetch_file(part_url, folder / part))
+                files.append(_fetch_file(_Source(part_url, secret), folder / part))
         except OSError as error:
             raise DownloadFailed(f"{part} can't be stored: {error}.", hint="Make room, or set SIPPET_CACHE.") from error
     return describe(name, tuple(files))
 
 
-def _fetch_file(url: str, target: Path) -> ModelFile:
+def _fetch_file(source: _Source, target: Path) -> ModelFile:
     record_file = target.with_name(target.name + ".json")
     partial = target.with_name(target.name + ".part")
     record = _read_record(record_file)
     if not (target.is_file() and record and record.sha256 and target.stat().st_size == record.size):
         if not partial.exists():
             record = None
-        record = _download(url, partial, record, record_file)
+        record = _download(source, partial, record, record_file)
         partial.replace(target)
         atomic_write(record_file, json.dumps(asdict(record)).encode())
     fingerprint = Fingerprint.of(target.stat())
     return ModelFile(target, target.name, fingerprint.size, record.sha256, fingerprint)
 
 
-def _download(url: str, partial: Path, record: _Record | None, record_file: Path) -> _Record:
+def _download(source: _Source, partial: Path, record: _Record | None, record_file: Path) -> _Record:
     """Fills the partial file to its end, over as many connections as it takes."""
     for attempt in range(_ATTEMPTS):
         try:
-            record = _transfer(url, partial, record, record_file)
+            record = _transfer(source, partial, record, record_file)
             break
         except (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError) as error:
             reason = getattr(error, "reason", error) or type(error).__name__
             if attempt == _ATTEMPTS - 1 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                 status = f"the server answers {error.code}" if isinstance(error, urllib.error.HTTPError) else reason
                 raise DownloadFailed(
-                    f"{_shown(url)} can't be fetched: {status}.",
+                    f"{source} can't be fetched: {status}.",
                     hint="Check the URL and the network; what has come so far is kept.",
                 ) from error
             say(f"The connection broke ({reason}); trying again.")
@@ -117,15 +143,14 @@ def _download(url: str, partial: Path, record: _Record | None, record_file: Path
         return _Record(record.etag, partial.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _transfer(url: str, partial: Path, record: _Record | None, record_file: Path) -> _Record:
+def _transfer(source: _Source, partial: Path, record: _Record | None, record_file: Path) -> _Record:
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"User-Agent": f"sippet/{__version__}", "Accept-Encoding": "identity"}
     # Only a strong tag can vouch that the rest belongs to the same version; without one the download starts anew.
     if have and record and record.etag and not record.etag.startswith("W/"):
         headers |= {"Range": f"bytes={have}-", "If-Range": record.etag}
-    request = urllib.request.Request(url, headers=headers)
     try:
-        response = _opener.open(request, timeout=_TIMEOUT)
+        response = _opener.open(source.request(headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
             if error.code != 416 or record is None or have != record.size:
@@ -151,7 +176,7 @@ def _transfer(url: str, partial: Path, record: _Record | None, record_file: Path
                     if done == 0 and not piece.startswith(b"GGUF"[: len(piece)]):
                         out.close()
                         partial.unlink()
-                        raise NotAModel(f"{_shown(url)} is not a GGUF file.", hint="Use the URL of the file itself.")
+                        raise NotAModel(f"{source} is not a GGUF file.", hint="Use the URL of the file itself.")
                     out.write(piece)
                     done += len(piece)
                     progress.update(done)
@@ -159,7 +184,7 @@ def _transfer(url: str, partial: Path, record: _Record | None, record_file: Path
                 raise http.client.IncompleteRead(b"", size - done)
             if done < 4:
                 partial.unlink()
-                raise NotAModel(f"{_shown(url)} is empty.", hint="Use the URL of a .gguf file.")
+                raise NotAModel(f"{source} is empty.", hint="Use the URL of a .gguf file.")
     return record
 
 
@@ -177,5 +202,4 @@ def _read_record(file: Path) -> _Record | None:
 def _shown(url: str) -> str:
     """A URL for a message: without user, password and query, which can hold secrets."""
     parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

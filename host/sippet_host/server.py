@@ -22,8 +22,8 @@ from .hostcheck import bracketed
 from .models import ModelEntry
 from .settings import Settings
 
-# Downloads that are still open get this long before they are cut: Ctrl-C is to feel immediate.
-SHUTDOWN_SECONDS = 0.5
+# Answers under way get twice this long to end before they are cut: Ctrl-C is to feel immediate.
+SHUTDOWN_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
