@@ -77,9 +77,13 @@ def cli() -> None:
     help="Address to listen on; the default is this machine only.",
 )
 @click.option(
-    "-p", "--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535),
+    "-p",
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65535),
     help="Port to listen on; 0 lets the system choose. Browsers keep models by port.",
-)  # fmt: skip
+)
 @click.option(
     "-o",
     "--open/--no-open",
@@ -89,12 +93,23 @@ def cli() -> None:
     help="Open the page in the browser.",
 )
 @click.option("--no-isolation", is_flag=True, help="Leave out COOP and COEP; the engine then has one thread.")
-@click.option("--coep", type=click.Choice(COEP_VALUES), default="require-corp", show_default=True,
-              help="Cross-Origin-Embedder-Policy to send.")  # fmt: skip
+@click.option(
+    "--coep",
+    type=click.Choice(COEP_VALUES),
+    default="require-corp",
+    show_default=True,
+    help="Cross-Origin-Embedder-Policy to send.",
+)
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate (PEM) to serve https with.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Key (PEM) of the certificate.")
-@click.option("--allowed-host", "allowed_hosts", envvar="SIPPET_SERVE_ALLOWED_HOST", multiple=True, metavar="NAME[:PORT]",
-              help="A further name under which the page is opened, such as a proxy's.")  # fmt: skip
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    envvar="SIPPET_SERVE_ALLOWED_HOST",
+    multiple=True,
+    metavar="NAME[:PORT]",
+    help="A further name under which the page is opened, such as a proxy's.",
+)
 def serve(
     models: tuple[str, ...],
     more_models: tuple[str, ...],
