@@ -20,6 +20,7 @@ from .errors import InvalidOption
 Backend = Literal["wasm", "native", "remote"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 LOCAL: tuple[Backend, ...] = ("wasm", "native")
+REMOTE: tuple[Backend, ...] = ("remote",)
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ def check(group: Any) -> None:
         if not _matches(value, hint):
             raise InvalidOption(
                 item.name,
-                f"{item.name} must be {describe(hint)}, not {_show(value)}.",
+                f"{item.name} must be {describe(hint)}, not {_show(value) if item.repr else type(value).__name__}.",
                 hint=str(item.metadata.get("doc", "")),
             )
         _check_range(item.name, value, item.metadata)

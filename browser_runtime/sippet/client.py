@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from . import _local
+from ._engines import open_engine
 from ._fields import build, check, option
 from ._scheduler import Scheduler
-from .endpoints import Descriptor, EndpointRef, LocalModel
+from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
 from .engines.base import Engine, StreamKind
 from .errors import AmbiguousEndpoint, ClientClosed, EndpointNotFound, InvalidOption, SippError, UnsupportedOperation
 from .events import ClientEvent, Status
@@ -110,8 +110,9 @@ class SippClient:
         self._check_open()
         if not isinstance(id, str) or not id:
             raise InvalidOption("id", "An endpoint's id is a text that is not empty.")
-        if not isinstance(descriptor, LocalModel):
-            raise InvalidOption("descriptor", f"add() takes a LocalModel, not {type(descriptor).__name__}.")
+        if not isinstance(descriptor, Descriptor):
+            names = ", ".join(cls.__name__ for cls in DESCRIPTORS.values())
+            raise InvalidOption("descriptor", f"add() takes one of {names}, not {type(descriptor).__name__}.")
         task = asyncio.current_task()
         assert task is not None
         self._adding.add(task)
@@ -197,16 +198,14 @@ class SippClient:
     ) -> None:
         await self.close()
 
-    async def _open(self, id: str, descriptor: LocalModel) -> _Endpoint:
+    async def _open(self, id: str, descriptor: Descriptor) -> _Endpoint:
         def progress(status: Status) -> None:
             _report(descriptor, status)
             self._emit("progress", id, status=status)
 
-        engine = await _local.load(descriptor, self.options, progress)
-        ref = EndpointRef("local", id, engine.info)
-        runtime = descriptor.runtime
-        assert not isinstance(runtime, Mapping)
-        return _Endpoint(ref, engine, Scheduler(engine.info.n_parallel, runtime.scheduler.max_queued_requests))
+        engine = await open_engine(descriptor, self.options, progress)
+        ref = EndpointRef(descriptor.kind, id, engine.info)
+        return _Endpoint(ref, engine, Scheduler(engine.info.n_parallel, descriptor.max_queued_requests))
 
     def _run(
         self,
@@ -220,6 +219,7 @@ class SippClient:
         parsed = build(TextOptions, options, where)
         refuse_unsupported(parsed, target.engine.info.backend, where)
         request = {**body, **to_body(parsed)}
+        target.engine.check(kind, request)
 
         async def chunks() -> AsyncGenerator[dict[str, Any], None]:
             async with target.scheduler.slot():
@@ -267,8 +267,8 @@ class SippClient:
             listener(event)
 
 
-def _report(descriptor: LocalModel, status: Status) -> None:
-    if descriptor.on_progress:
+def _report(descriptor: Descriptor, status: Status) -> None:
+    if isinstance(descriptor, LocalModel) and descriptor.on_progress:
         descriptor.on_progress(status)
 
 

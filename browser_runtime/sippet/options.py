@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._fields import LOCAL, Backend, check, option
+from ._fields import LOCAL, REMOTE, Backend, check, option
 from .errors import UnsupportedOption
 
 
@@ -33,6 +33,12 @@ class TextOptions:
     logprobs: int | None = option("Report this many likeliest tokens at each position.", low=0, high=20)
     emit_tokens: bool = option("Stream: `async for batch in run.tokens`.", default=False)
     grammar: str | None = option("A GBNF grammar that the answer must match.", backends=LOCAL)
+    endpoint_options: Mapping[str, Any] | None = option(
+        "Further fields of the request, for a gateway; they can't override an option of its own.", backends=REMOTE
+    )
+    provider_options: Mapping[str, Any] | None = option(
+        "Further fields of the request, for a provider; they can't override an option of its own.", backends=REMOTE
+    )
     json_schema: Any = option("A JSON schema that the answer must match.", backends=LOCAL)
 
     def __post_init__(self) -> None:
@@ -57,6 +63,8 @@ def to_body(options: TextOptions) -> dict[str, Any]:
             continue
         if item.name in _WIRE:
             body[item.name] = dict(value) if isinstance(value, Mapping) else value
+        elif item.name in ("endpoint_options", "provider_options"):
+            body[item.name] = dict(value)
         elif item.name == "stop":
             body["stop"] = [value] if isinstance(value, str) else list(value)
         elif item.name == "json_schema":

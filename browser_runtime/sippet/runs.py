@@ -208,6 +208,6 @@ class _Answer:
 
 
 def _finish_reason(value: str) -> FinishReason:
-    if value in ("stop", "length", "tool_calls"):
+    if value in ("stop", "length", "tool_calls", "error"):
         return value  # type: ignore[return-value]
     return "length" if value == "max_tokens" else "stop"

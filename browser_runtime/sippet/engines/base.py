@@ -41,6 +41,13 @@ class Engine(ABC):
 
     info: EngineInfo
 
+    def check(self, kind: StreamKind, body: Mapping[str, Any]) -> None:  # noqa: B027 (most engines take it all)
+        """Refuse, before anything is computed or sent, what this engine or its server can't honour.
+
+        Raises:
+            UnsupportedOption: by the option's name.
+        """
+
     @abstractmethod
     def stream(
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()

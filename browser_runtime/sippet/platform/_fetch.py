@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from js import AbortController, Object, fetch  # type: ignore[import-not-found]
 from pyodide.ffi import JsException, to_js  # type: ignore[import-not-found]
 
+from ..errors import UnsupportedOption
 from .http import DEFAULT_TIMEOUT, Headers, HttpClient, HttpResponse, Redirect, unavailable
 
 
@@ -25,8 +26,11 @@ class FetchClient(HttpClient):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,  # noqa: ASYNC109 (silence, not a whole: asyncio.timeout can't say that)
+        connect_timeout: float | None = None,
         redirect: Redirect = "follow",
     ) -> AsyncIterator[HttpResponse]:
+        if connect_timeout is not None:
+            raise UnsupportedOption("connect_timeout", "A tab can't time the connecting alone.", hint="Use timeout.")
         controller = AbortController.new()
         # no-store: a model goes to OPFS and must not fill the HTTP cache too; same-origin: no foreign cookies.
         options: dict[str, Any] = {

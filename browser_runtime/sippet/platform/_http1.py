@@ -43,11 +43,12 @@ class Http1Client(HttpClient):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,  # noqa: ASYNC109 (silence, not a whole: asyncio.timeout can't say that)
+        connect_timeout: float | None = None,
         redirect: Redirect = "follow",
     ) -> AsyncIterator[HttpResponse]:
         fields = {name.lower(): (name, value) for name, value in (headers or {}).items()}
         for _ in range(MAX_REDIRECTS + 1):
-            response = await self._send(method, url, fields, body, timeout)
+            response = await self._send(method, url, fields, body, timeout, connect_timeout)
             try:
                 if response.status in _REDIRECTS and "location" in response.headers and redirect != "manual":
                     if redirect == "error":
@@ -74,6 +75,7 @@ class Http1Client(HttpClient):
         fields: Mapping[str, tuple[str, str]],
         body: bytes | None,
         timeout: float | None,  # noqa: ASYNC109
+        connect_timeout: float | None,
     ) -> _Response:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -88,12 +90,7 @@ class Http1Client(HttpClient):
         writer: asyncio.StreamWriter | None = None
         try:
             async with asyncio.timeout(timeout):
-                if proxy:
-                    reader, writer = await _through_proxy(proxy, host, port, context)
-                else:
-                    reader, writer = await asyncio.open_connection(
-                        host, port, ssl=context, limit=_PIECE, server_hostname=host if context else None
-                    )
+                reader, writer = await _connect(host, port, context, proxy, url, connect_timeout)
                 writer.write(head + (body or b""))
                 await writer.drain()
                 status, found = await _read_head(reader, url)
@@ -220,6 +217,22 @@ async def _read_head(reader: asyncio.StreamReader, url: str) -> tuple[int, Heade
             raise unavailable("protocol", url, "{url} sent damaged or too many headers.")
         items.append((name, value.strip(" \t")))
     return int(code), Headers(items)
+
+
+async def _connect(
+    host: str, port: int, context: ssl.SSLContext | None, proxy: str | None, url: str, seconds: float | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        async with asyncio.timeout(seconds):
+            if proxy:
+                return await _through_proxy(proxy, host, port, context)
+            return await asyncio.open_connection(
+                host, port, ssl=context, limit=_PIECE, server_hostname=host if context else None
+            )
+    except TimeoutError as error:
+        if seconds is None or getattr(error, "errno", None):
+            raise
+        raise unavailable("connect", url, f"No connection to {{url}} within {seconds:g} seconds.") from error
 
 
 async def _through_proxy(

@@ -27,21 +27,25 @@ class HttpxClient(HttpClient):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,  # noqa: ASYNC109 (silence, not a whole: asyncio.timeout can't say that)
+        connect_timeout: float | None = None,
         redirect: Redirect = "follow",
     ) -> AsyncIterator[HttpResponse]:
         if self._client is None:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
             self._client = httpx.AsyncClient(max_redirects=MAX_REDIRECTS, limits=limits)
+        limit = httpx.Timeout(timeout, connect=connect_timeout or timeout)
         fields = {"Accept-Encoding": "identity", "User-Agent": "sippet", **(headers or {})}
         try:
-            request = self._client.build_request(method, url, headers=fields, content=body, timeout=timeout)
+            request = self._client.build_request(method, url, headers=fields, content=body, timeout=limit)
         except (httpx.InvalidURL, TypeError, ValueError) as error:
             raise InvalidOption("url", f"Not a usable URL or header: {error}.") from error
         self._client.cookies.clear()
         try:
             response = await self._client.send(request, stream=True, follow_redirects=redirect == "follow")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            _raise_as_ours(error, url, timeout, "connect")
+            _raise_as_ours(
+                error, url, connect_timeout if isinstance(error, httpx.ConnectTimeout) else timeout, "connect"
+            )
         try:
             if redirect == "error" and response.has_redirect_location:
                 raise unavailable("redirect", url, "{url} answered with a redirect, which is not allowed here.")
@@ -72,6 +76,8 @@ class _Response(HttpResponse):
 def _raise_as_ours(error: Exception, url: str, seconds: float | None, stage: str) -> NoReturn:
     if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
         raise InvalidOption("url", f"Not an http or https URL: {url!r}.") from error
+    if isinstance(error, httpx.ConnectTimeout):
+        raise unavailable("connect", url, f"No connection to {{url}} within {seconds:g} seconds.") from error
     if isinstance(error, httpx.TimeoutException):
         raise unavailable("timeout", url, f"{{url}} sent nothing for {seconds:g} seconds.") from error
     if isinstance(error, httpx.TooManyRedirects):

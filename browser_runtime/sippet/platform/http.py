@@ -109,6 +109,7 @@ class HttpClient(ABC):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
+        connect_timeout: float | None = None,
         redirect: Redirect = "follow",
     ) -> AbstractAsyncContextManager[HttpResponse]:
         """Send a request; the context's value is the response once its headers have arrived.
@@ -122,6 +123,7 @@ class HttpClient(ABC):
             headers: request headers. ``Accept-Encoding: identity`` is sent unless given (a tab chooses its own).
             body: the request's body.
             timeout: most seconds of silence, while connecting and between two pieces of the body; ``None`` waits.
+            connect_timeout: most seconds for connecting alone. A tab can't tell, and refuses it.
             redirect: follow redirects (``Authorization`` is dropped when they leave the origin), fail on one, or hand
                 it over as it is.
         """
