@@ -11,7 +11,7 @@ from tab import Tab, TabError
 
 PROMPT = "The capital of France is"
 EXPECTED = " Paris.\n\nThe United States has a population"  # greedy, also by native llama.cpp
-TOKENS = 9
+TOKENS = 10
 
 MODES = ("auto", "worker", "main-thread")
 THREADINGS = ("auto", "pthread", "single-thread")
