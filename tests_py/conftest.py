@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from sippet_host import ModelEntry, Running, ServerThread, Settings
-from sippet_host.models import ModelFile
+from host_http import StartHost
+from sippet_host import Running, ServerThread, Settings
 
 # A loaded machine is no failure.
 hypothesis.settings.register_profile("sippet", deadline=None)
 hypothesis.settings.load_profile("sippet")
-
-StartHost = Callable[..., Running]
 
 PAGE = """<!doctype html>
 <html lang="en"><title>Test</title>
@@ -52,8 +50,3 @@ def start_host(tmp_path: Path, static_tree: Path) -> Iterator[StartHost]:
             return stack.enter_context(ServerThread(Settings(**(defaults | fields))))
 
         yield start
-
-
-def bare_model(path: Path, sha256: str | None = None) -> ModelEntry:
-    """An entry for any file, GGUF or not, named by its stem."""
-    return ModelEntry(path.stem, path.stem, (ModelFile.of(path, sha256),))

@@ -1,14 +1,20 @@
-"""A small HTTP client for the host's tests: nothing decoded, nothing added, nothing followed."""
+"""What the host's tests share: a client that decodes, adds and follows nothing, and models made of any file."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from sippet_host import ModelEntry, Running
+from sippet_host.models import ModelFile
+
+StartHost = Callable[..., Running]
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,8 @@ def send_raw(port: int, data: bytes) -> Answer:
         response = http.client.HTTPResponse(connection)
         response.begin()
         return Answer(response.status, response.headers, response.read())
+
+
+def bare_model(path: Path, sha256: str | None = None) -> ModelEntry:
+    """An entry for any file, GGUF or not, named by its stem."""
+    return ModelEntry(path.stem, path.stem, (ModelFile.of(path, sha256),))

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import brotli
 import pytest
-from conftest import StartHost, bare_model
-from host_http import Answer, ask
+from host_http import Answer, StartHost, ask, bare_model
 from sippet_host import Running
 from sippet_host.app import HOST
 from sippet_host.assets import accepted_encodings

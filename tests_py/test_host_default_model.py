@@ -141,6 +141,14 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(index: Path, cache: Pat
     assert "SIPPET_CACHE" in caught.value.hint
 
 
+def test_a_good_copy_in_a_cache_that_cannot_be_written_is_used(index: Path, cache: Path) -> None:
+    model = _publish(index)
+    _get(cache, model)
+    (cache / "models/.tiny.Q4_1.gguf.lock").unlink()
+    (cache / "models/.tiny.Q4_1.gguf.lock").mkdir()  # a lock that can't be taken, also by root
+    assert _get(cache, model).files[0].sha256 == model.sha256
+
+
 def test_two_starts_at_once_fetch_it_once(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _publish(index)
     fetched: list[str] = []

@@ -12,8 +12,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import StartHost, bare_model
 from gguf_builder import gguf
+from host_http import StartHost, bare_model
 from sippet_host import fetch
 from sippet_host.errors import DownloadFailed, NotAModel
 from sippet_host.fetch import fetch_model

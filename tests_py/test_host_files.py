@@ -12,8 +12,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from conftest import StartHost, bare_model
-from host_http import Answer, ask
+from host_http import Answer, StartHost, ask, bare_model
 from sippet_host import Running
 
 DATA = b"GGUF" + bytes(i * 7 % 251 for i in range(99_996))

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import StartHost
 from gguf_builder import gguf
-from host_http import ask
+from host_http import StartHost, ask
 from sippet_host import HostError, Running, Settings, load_directory, load_model, unique_ids
 from sippet_host.errors import NoSuchModel, NotAModel
 from sippet_host.hashcache import HashCache

@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import StartHost, bare_model
-from host_http import Answer, ask, send_raw
+from host_http import Answer, StartHost, ask, bare_model, send_raw
 from sippet_host import ConfigurationError, Running, Settings, build_policy
 from sippet_host.app import HOST
 

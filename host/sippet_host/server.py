@@ -62,8 +62,10 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
             await site.start()
         except OSError as error:
             raise _bind_error(settings, error) from error
-        port = runner.addresses[0][1]
-        yield Running(f"{settings.scheme}://{_display_host(settings.host)}:{port}/", port, app)
+        address, port = runner.addresses[0][:2]
+        # A name can stand for two addresses, and the system chooses a port for each of them.
+        host = settings.host if settings.port else address
+        yield Running(f"{settings.scheme}://{_display_host(host)}:{port}/", port, app)
     finally:
         await runner.cleanup()
 
