@@ -40,16 +40,22 @@ def ensure(purpose: str) -> bool:
             return False
         if not done or not _has_pip():  # no stamp: somebody else's environment, or a set-up that was cut short
             _create()
-            done = {}
+            done = {"environment": "made"}
         _STAMP.unlink(missing_ok=True)
-        if done.get(purpose) != wanted[purpose]:
-            note(f"installing what `{purpose}` needs (tools/{_requirements(purpose).name})")
-            _pip("-r", str(_requirements(purpose)))
-        if done.get("projects") != wanted["projects"]:
-            note("installing sippet and sippet-host as editable")
-            projects = ("-e", str(ROOT / "browser_runtime"), "-e", str(ROOT))
-            _pip("--no-deps", "--no-build-isolation", *projects)
-        write_json(_STAMP, {**done, **wanted})
+        try:
+            if done.get(purpose) != wanted[purpose]:
+                note(f"installing what `{purpose}` needs (tools/{_requirements(purpose).name})")
+                _pip("-r", str(_requirements(purpose)))
+                done |= {part: key for part, key in wanted.items() if part != "projects"}
+            if done.get("projects") != wanted["projects"]:
+                note("installing sippet and sippet-host as editable")
+                projects = ("-e", str(ROOT / "browser_runtime"), "-e", str(ROOT))
+                _pip("--no-deps", "--no-build-isolation", *projects)
+                done["projects"] = wanted["projects"]
+        except ToolError:
+            write_json(_STAMP, done)  # pip refused, so the environment is as it was, and need not be made anew
+            raise
+        write_json(_STAMP, done)
         return True
 
 
