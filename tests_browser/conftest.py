@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_fixtures import open_page as open_page
+from page_fixtures import page_host as page_host
+from page_fixtures import watches as watches
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from sippet_host import paths
 from sippet_host.default_model import default_model

@@ -1,0 +1,134 @@
+/** Choosing a model: a listed one, a file of one's own, or a URL. Nothing is fetched before a button says so. */
+
+import {el} from "./dom.mjs";
+import {amount, bytes, count} from "./format.mjs";
+import {icon} from "./icons.mjs";
+
+let instances = 0;
+
+/**
+ * @param {File[]} files the parts of one model, in any order
+ * @returns {import("./engine.mjs").Choice}
+ */
+export function choiceFromFiles(files) {
+  const parts = [...files].sort((a, b) => a.name.localeCompare(b.name, "en", {numeric: true}));
+  return {name: parts[0].name.replace(/(-\d{5}-of-\d{5})?\.gguf$/i, ""), source: parts.length === 1 ? parts[0] : parts};
+}
+
+/**
+ * @param {string} address
+ * @returns {import("./engine.mjs").Choice}
+ * @throws {TypeError} when it is not an address
+ */
+export function choiceFromUrl(address) {
+  const url = new URL(address, location.href);
+  if (!/^https?:$/.test(url.protocol)) throw new TypeError("only http and https addresses work");
+  const file = decodeURIComponent(url.pathname.split("/").pop() ?? "");
+  return {name: file.replace(/\.gguf$/i, "") || url.host, source: url.href};
+}
+
+export class ModelPicker {
+  /**
+   * @param {HTMLElement} root
+   * @param {{models: any[], defaultModel?: string, onChoose: (choice: import("./engine.mjs").Choice) => void}} options
+   */
+  constructor(root, {models, defaultModel, onChoose}) {
+    this.onChoose = onChoose;
+    this.prefix = `picker-${++instances}`;
+    const listed = [...models].sort((a, b) => Number(b.id === defaultModel) - Number(a.id === defaultModel));
+    this.cards = listed.map((model) => this.#card(model, model.id === defaultModel));
+    root.replaceChildren(
+      el("ul", {class: "model-list"}, ...this.cards),
+      listed.length ? el("h3", {class: "picker-heading", text: "Or bring your own"}) : "",
+      el("div", {class: "picker-own"}, this.#files(), this.#url()),
+    );
+  }
+
+  /** @param {any} model @param {boolean} preferred */
+  #card(model, preferred) {
+    const title = `${this.prefix}-${model.id}`;
+    const size = model.size ? bytes(model.size) : "";
+    const facts = [model.parameters && `${amount(model.parameters)} parameters`, model.quantization, size && `${size} download`,
+      model.context && `${count(model.context)}-token context`, model.license];
+    const urls = model.files?.map((/** @type {any} */ file) => file.url) ?? [model.url];
+    const source = urls.length === 1 ? urls[0] : urls;
+    const start = () => this.onChoose({name: model.name, source, listed: model});
+    return el("li", {class: "model-card", data: {model: model.id}},
+      el("div", {class: "model-text"},
+        el("h3", {id: title, class: "model-name", text: model.name}),
+        el("p", {class: "model-facts"}, ...facts.filter(Boolean).map((fact) => el("span", {text: fact}))),
+      ),
+      el("button", {type: "button", class: preferred ? "button primary" : "button", "aria-describedby": title,
+        on: {click: start}}, icon(preferred ? "send" : "download"), preferred ? "Chat" : "Use"),
+    );
+  }
+
+  #files() {
+    const input = el("input", {type: "file", accept: ".gguf", multiple: true, id: `${this.prefix}-file`, class: "sr-only"});
+    input.addEventListener("change", () => {
+      if (input.files.length) this.onChoose(choiceFromFiles([...input.files]));
+      input.value = "";
+    });
+    return el("div", {class: "own-file"}, input,
+      el("label", {class: "button", for: input.id}, icon("file"), "Open a .gguf file"),
+      el("p", {class: "hint", text: "or drop it anywhere on this page. It is read where it is: nothing is uploaded."}));
+  }
+
+  #url() {
+    const input = el("input", {type: "url", id: `${this.prefix}-url`, required: true, autocomplete: "off",
+      spellcheck: "false", placeholder: "https://…/model.gguf"});
+    const form = el("form", {class: "own-url", novalidate: true},
+      el("label", {for: input.id, text: "Address of a .gguf file"}),
+      el("div", {class: "field-row"}, input, el("button", {class: "button", text: "Load"})),
+      el("p", {class: "field-error", role: "alert", hidden: true}));
+    form.addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
+      event.preventDefault();
+      const problem = form.querySelector(".field-error");
+      problem.hidden = true;
+      input.removeAttribute("aria-invalid");
+      try {
+        if (!input.value.trim()) throw new TypeError("the address is empty");
+        this.onChoose(choiceFromUrl(input.value.trim()));
+      } catch (error) {
+        problem.textContent = `That address does not work: ${/** @type {Error} */ (error).message}.`;
+        problem.hidden = false;
+        input.setAttribute("aria-invalid", "true");
+        input.focus();
+      }
+    });
+    return form;
+  }
+}
+
+/**
+ * Lets the whole page accept dropped model files.
+ * @param {HTMLElement} veil shown while files hover over the page
+ * @param {(files: File[]) => void} onFiles
+ */
+export function acceptDrops(veil, onFiles) {
+  let depth = 0;
+  const holdsFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files") ?? false;
+  const show = (/** @type {boolean} */ visible) => {
+    if (!visible) depth = 0;
+    veil.hidden = !visible;
+  };
+  document.addEventListener("dragenter", (event) => {
+    if (!holdsFiles(event)) return;
+    depth += 1;
+    show(true);
+  });
+  document.addEventListener("dragleave", () => {
+    depth = Math.max(0, depth - 1);
+    if (depth === 0) show(false);
+  });
+  document.addEventListener("dragover", (event) => {
+    if (holdsFiles(event)) event.preventDefault();
+  });
+  document.addEventListener("drop", (event) => {
+    show(false);
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    const files = [...(event.dataTransfer?.files ?? [])];
+    if (files.length) onFiles(files);
+  });
+}
