@@ -29,7 +29,12 @@ CheckRun = Callable[..., subprocess.CompletedProcess[str]]
 def environment(tmp_path: Path) -> dict[str, str]:
     """Ours, with a cache of its own and no index to fetch a default model from."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIPPET", "PIP_"))}
-    return kept | {"SIPPET_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    return kept | {
+        "SIPPET_CACHE": str(tmp_path / "cache"),
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "COLUMNS": "100",
+    }
 
 
 @pytest.fixture
@@ -156,14 +161,36 @@ def test_it_ends_at_once_with_downloads_open(serve: Callable[..., Server], tmp_p
         client.close()
 
 
-def test_a_taken_port_is_told_and_another_suggested(run: CheckRun) -> None:
+def test_a_taken_port_is_told_without_a_traceback_and_another_suggested(run: CheckRun) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = run("serve", str(TINY), "--port", str(port))
     assert result.returncode == 1
     assert f"Error [port_in_use]: Port {port} is in use" in result.stderr
     assert f"--port {port + 1}" in result.stderr
+    assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.fixture
+def call(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the entry point in this process, for commands that end by themselves."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            for name in set(os.environ) - set(environment):
+                patch.delenv(name)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                commands.main(arguments)
+        captured = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, captured.out, captured.err
+
+    return call
 
 
 @pytest.mark.parametrize(
@@ -181,33 +208,40 @@ def test_a_taken_port_is_told_and_another_suggested(run: CheckRun) -> None:
         (["serve", str(TINY), "--host", "no.such.host.invalid", "--port", "0"], "configuration"),
     ],
 )
-def test_a_failure_exits_with_1_one_coded_line_and_no_traceback(run: CheckRun, arguments: list[str], code: str) -> None:
-    result = run(*arguments)
-    assert result.returncode == 1
-    assert f"Error [{code}]: " in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
+def test_a_failure_exits_with_1_and_one_coded_line(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: str
+) -> None:
+    monkeypatch.setattr("sippet_host.fetch.time.sleep", lambda _: None)
+    status, out, err = call(*arguments)
+    assert status == 1
+    assert f"Error [{code}]: " in err.splitlines()[-1]
+    assert out == ""
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["serve", "--nonsense"], ["--port", "x"], ["serve", "--port", "70000"], ["serve", "--coep", "none"]],
 )
-def test_a_wrong_option_exits_with_2_and_names_it(run: CheckRun, arguments: list[str]) -> None:
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert next(word for word in arguments if word.startswith("--")) in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_wrong_option_exits_with_2_and_names_it(
+    call: Callable[..., tuple[int, str, str]], arguments: list[str]
+) -> None:
+    status, _, err = call(*arguments)
+    assert status == 2
+    assert next(word for word in arguments if word.startswith("--")) in err
 
 
-def test_version_and_help(run: CheckRun) -> None:
-    assert run("--version").stdout == f"sippet, version {__version__}\n"
-    overview = run("--help")
-    assert "serve" in overview.stdout
-    details = run("serve", "--help").stdout
-    for option in ("--host", "--port", "--open", "--no-isolation", "--coep", "--models-dir", "--model", "--tls-cert",
-                   "--tls-key", "--allowed-host"):  # fmt: skip
-        assert option in details
+def test_version_and_help(call: Callable[..., tuple[int, str, str]]) -> None:
+    assert call("--version") == (0, f"sippet, version {__version__}\n", "")
+    assert "serve" in call("--help")[1]
+
+
+@pytest.mark.parametrize("command", [[], ["serve"]])
+def test_the_readme_shows_the_help_of_each_command(
+    call: Callable[..., tuple[int, str, str]], command: list[str]
+) -> None:
+    words = " ".join(["sippet", *command, "--help"])
+    readme = (Path(__file__).parent.parent / "host/README.md").read_text()
+    assert f"```text\n$ {words}\n{call(*command, '--help')[1]}```" in readme
 
 
 def test_listening_on_other_addresses_is_warned_of(serve: Callable[..., Server]) -> None:

@@ -272,3 +272,12 @@ def test_every_source_is_explained() -> None:
     sent = {(name, source) for name, sources in policy.directives().items() for source in sources}
     assert explained == sent
     assert all(grant.feature and grant.without for grant in policy.explain())
+
+
+def test_the_readme_explains_the_policy_that_is_sent() -> None:
+    readme = (Path(__file__).parent.parent / "host/README.md").read_text()
+    rows = [
+        f"| `{grant.directive}` | `{grant.source}` | {grant.feature} | {grant.without} |"
+        for grant in build_policy(document=True).explain()
+    ]
+    assert "\n".join(rows) in readme
