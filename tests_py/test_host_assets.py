@@ -13,7 +13,7 @@ from pathlib import Path
 import brotli
 import pytest
 from host_http import Answer, StartHost, ask, bare_model
-from sippet_host import Running
+from sippet_host import Running, paths
 from sippet_host.app import HOST
 from sippet_host.assets import accepted_encodings
 
@@ -333,6 +333,22 @@ def test_a_missing_template_is_a_coded_error(start_host: StartHost, static_tree:
     (static_tree / "templates/index.html").unlink()
     answer = ask(start_host().url, "/")
     assert (answer.status, answer.code) == (500, "installation_incomplete")
+
+
+def test_the_real_page_gets_its_config_and_every_file_that_it_names(start_host: StartHost, tmp_path: Path) -> None:
+    model = tmp_path / "<b>tiny.gguf"
+    model.write_bytes(b"GGUF")
+    server = start_host(static_dir=paths.static_dir(), models=(bare_model(model),))
+    assert _config(server)["defaultModel"] == "<b>tiny"
+    html = ask(server.url, "/").body.decode()
+    assert "<b>tiny" not in html
+    named = re.findall(r'(?:href|src)="([^"#]+)"', html)
+    assert len([url for url in named if url.endswith((".mjs", ".css"))]) >= 2
+    for url in named:
+        answer = ask(server.url, url)
+        assert answer.status == 200, url
+        assert answer.headers["Content-Type"] != "application/octet-stream", url
+    assert ask(server.url, "/favicon.ico").status == 200
 
 
 def test_the_page_config_cannot_break_out_of_its_element(start_host: StartHost, tmp_path: Path) -> None:
