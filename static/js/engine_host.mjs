@@ -15,6 +15,13 @@
  */
 
 const ENGINES = {
+  sippet: {
+    load: () => import("./engine_sippet.mjs"),
+    async open({openSippet, SippetStreams}, options) {
+      const engine = await openSippet(options);
+      return {engine, streams: new SippetStreams(engine)};
+    },
+  },
   wllama: {
     load: () => Promise.all([import("./engine_wllama.mjs"), import("./engine_streams.mjs")]),
     async open([{openWllama}, {WllamaStreams}], options) {
@@ -31,11 +38,12 @@ export function serveEngine(port) {
   let busy = false;
   let chain = Promise.resolve(); // calls run one at a time: the module is not re-entrant
 
-  const reply = (message) => port.postMessage(message, message.data ? [message.data.buffer] : []);
+  const reply = (message) => port.postMessage(message, message.data?.buffer ? [message.data.buffer] : []);
   const fail = (id, error) => {
     const kind = open?.engine.crashed() || error instanceof WebAssembly.RuntimeError ? "crash" : "call";
     const log = error.log ?? open?.engine.log() ?? [];
-    port.postMessage({id, error: {kind, message: String(error?.message ?? error), log}, last: true});
+    const {code = null, fields = null} = error;
+    port.postMessage({id, error: {kind, code, fields, message: String(error?.message ?? error), log}, last: true});
   };
   const inTurn = (id, work) => {
     chain = chain.then(work).catch((error) => fail(id, error));
@@ -65,13 +73,15 @@ export function serveEngine(port) {
         const compiled = warm?.url === message.wasmUrl ? warm.module : compile(message.wasmUrl);
         warm = null;
         open = await start(await load(), {...message, compiled});
-        port.postMessage({id, opened: {memoryBytes: open.engine.memoryBytes()}});
+        port.postMessage({id, opened: {memoryBytes: open.engine.memoryBytes(), threads: open.engine.threads}});
       });
     } else if (op === "call") {
       inTurn(id, async () => reply({id, data: await open.engine.call(message.name, message.data)}));
     } else if (op === "stream") {
-      open.streams.add(id, message);
-      run();
+      inTurn(id, async () => {
+        await open.streams.add(id, message);
+        run();
+      });
     } else if (op === "cancel") {
       inTurn(id, async () => {
         await open.streams.cancel(id, message);
