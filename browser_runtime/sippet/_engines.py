@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from . import platform
 from .endpoints import Descriptor, LocalModel
 from .engines.base import Engine
 from .events import Status
@@ -25,6 +26,10 @@ async def open_engine(descriptor: Descriptor, options: ClientOptions, progress: 
         ModelError, PlatformError, EngineError: it can't be loaded.
     """
     if isinstance(descriptor, LocalModel):
+        if platform.current().local_backend == "native":
+            from . import _local_native
+
+            return await _local_native.load(descriptor, options, progress)
         from . import _local
 
         return await _local.load(descriptor, options, progress)

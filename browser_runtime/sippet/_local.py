@@ -47,19 +47,19 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
     )
     place.trust(options.trusted_origins)
     assets = _assets(place, options, how.engine)
-    sources = [await place.open_source(source, _Download(progress)) for source in model.sources]
-    header = await _check(sources)
+    sources = [await place.open_source(source, Download(progress)) for source in model.sources]
+    header = await check(sources)
     progress(Status("loading", "Loading the model into memory.", sum(source.size for source in sources)))
     return await WllamaEngine.load(
         place.engine_port(how.mode, options.worker_url),
         assets,
         [place.engine_file(source) for source in sources],
         how,
-        _fitted(runtime, header),
+        fitted(runtime, header),
     )
 
 
-async def _check(sources: Sequence[platform.Source]) -> GgufHeader:
+async def check(sources: Sequence[platform.Source]) -> GgufHeader:
     """Refuse what is not a sound model before any engine sees it. Returns the first file's header."""
     headers = [await read_header(source) for source in sources]
     check_shards(headers)
@@ -67,7 +67,7 @@ async def _check(sources: Sequence[platform.Source]) -> GgufHeader:
     return headers[0]
 
 
-def _fitted(runtime: RuntimeConfig, header: GgufHeader) -> RuntimeConfig:
+def fitted(runtime: RuntimeConfig, header: GgufHeader) -> RuntimeConfig:
     """The configuration with a context size: what was asked for, else the model's own within limits."""
     if runtime.context.n_ctx is not None:
         return runtime
@@ -86,7 +86,7 @@ def _assets(place: platform.Platform, options: ClientOptions, engine: str) -> En
     return known
 
 
-class _Download:
+class Download:
     """Turns byte counts into statuses, a few a second."""
 
     def __init__(self, progress: Callable[[Status], None]) -> None:

@@ -20,6 +20,8 @@ GATHER = 8 << 20  # bytes of a download that are held before the browser takes t
 
 
 class BrowserPlatform(Platform):
+    local_backend = "wasm"
+
     def __init__(self) -> None:
         self._environment: Environment | None = None
 

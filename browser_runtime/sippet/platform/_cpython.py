@@ -13,6 +13,8 @@ from .base import EngineAssets, EnginePort, Environment, Platform, Source
 
 
 class CPythonPlatform(Platform):
+    local_backend = "native"
+
     async def environment(self) -> Environment:
         return Environment(name="cpython", cores=os.cpu_count() or 1)
 

@@ -84,6 +84,9 @@ class EnginePort(ABC):
 class Platform(ABC):
     """What Sippet needs from the place where it runs."""
 
+    local_backend: Literal["wasm", "native"]
+    """What computes local models here."""
+
     @abstractmethod
     async def environment(self) -> Environment:
         """What this place can do."""
