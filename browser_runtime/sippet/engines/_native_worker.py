@@ -26,6 +26,8 @@ from typing import Any, BinaryIO
 
 PATHS = {"tokenize": "/tokenize", "detokenize": "/detokenize", "template": "/apply-template"}
 
+MAX_SOCKET_PATH = 100  # the least of what systems allow is 104
+
 
 class Worker:
     """Serves one model."""
@@ -96,8 +98,9 @@ class Worker:
         params.api_keys = [self._key]
         params.ui = False
         params.n_threads_http = 2
-        if hasattr(socket, "AF_UNIX"):
-            params.hostnames = [os.path.join(folder, "server.sock")]  # noqa: PTH118 (a text is wanted)
+        path = os.path.join(folder, "server.sock")  # noqa: PTH118 (a text is wanted)
+        if hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) < MAX_SOCKET_PATH:
+            params.hostnames = [path]
 
     def _stream(self, request: dict[str, Any]) -> None:
         number = request["id"]

@@ -98,7 +98,7 @@ class NativeEngine(Engine):
             backend="native",
             accelerator=gpus[0] if gpus else "cpu",
             threads=params["cpuparams.n_threads"],
-            n_ctx=found["n_ctx"],
+            n_ctx=found["n_ctx"] * (1 if config.context.kv_unified else found["n_parallel"]),
             n_parallel=found["n_parallel"],
             n_vocab=found["n_vocab"],
             n_embd=found["n_embd"],
