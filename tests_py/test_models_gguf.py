@@ -66,7 +66,7 @@ def test_a_real_model_is_described() -> None:
     header = read(TINY)
     check_model(header, {"llama"})
     assert (header.version, header.alignment, header.architecture, header.quantization) == (3, 32, "llama", "F16")
-    assert (header.context_length, header.parameters, header.licence) == (512, 853_120, "cc0-1.0")
+    assert (header.context_length, header.parameters, header.license) == (512, 853_120, "cc0-1.0")
     assert (header.vocabulary, header.data_offset, header.file_size) == (512, 14_560, len(TINY))
     assert header.chat_template is not None and "im_start" in header.chat_template
     assert (header.split_number, header.split_count, header.hyper("attention.head_count_kv")) == (0, 1, 2)

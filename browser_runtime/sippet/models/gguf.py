@@ -198,7 +198,7 @@ class GgufHeader:
         return self.text("tokenizer.chat_template")
 
     @property
-    def licence(self) -> str | None:
+    def license(self) -> str | None:
         """The licence's name as the file gives it, such as ``apache-2.0``."""
         return self.text("general.license")
 

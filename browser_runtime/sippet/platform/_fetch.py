@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
-from js import AbortController, Object, fetch  # type: ignore[import-not-found]
+from js import URL, AbortController, Object, fetch, location  # type: ignore[import-not-found]
 from pyodide.ffi import JsException, to_js  # type: ignore[import-not-found]
 
 from ..errors import UnsupportedOption
@@ -55,17 +55,23 @@ class FetchClient(HttpClient):
         finally:
             controller.abort()
 
+    def may_send(self, header: str, url: str) -> bool:
+        return str(URL.new(url, location.href).origin) == str(location.origin)
+
+    def resolve(self, url: str) -> str | None:
+        return super().resolve(str(URL.new(url, location.href).href)) if URL.canParse(url, location.href) else None
+
 
 class FetchResponse(HttpResponse):
-    """A ``Response``. :meth:`iter_buffers` gives the body as JavaScript arrays, without a copy into Python."""
+    """A ``Response``."""
 
     def __init__(self, answer: Any, url: str, seconds: float | None) -> None:
         self.status, self.url = int(answer.status), str(answer.url or url)
         self.headers = Headers((str(name), str(value)) for name, value in answer.headers)
         self._answer, self._seconds = answer, seconds
 
-    async def iter_buffers(self) -> AsyncIterator[Any]:
-        """The body as ``Uint8Array`` pieces."""
+    async def iter_pieces(self) -> AsyncIterator[Any]:
+        """The body as ``Uint8Array`` proxies."""
         if self._answer.body is None:
             return
         reader = self._answer.body.getReader()
@@ -84,7 +90,7 @@ class FetchResponse(HttpResponse):
             reader.releaseLock()
 
     async def iter_bytes(self) -> AsyncIterator[bytes]:
-        async for buffer in self.iter_buffers():
+        async for buffer in self.iter_pieces():
             yield buffer.to_bytes()
 
 

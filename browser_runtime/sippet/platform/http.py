@@ -79,6 +79,11 @@ class HttpResponse(ABC):
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """The body in pieces as they arrive, decoded from any content coding. Can be read once."""
 
+    def iter_pieces(self) -> AsyncIterator[Any]:
+        """The body like :meth:`iter_bytes`, but as whatever a :class:`~sippet.platform.storage.Block` takes without a
+        copy into Python: JavaScript arrays in a tab."""
+        return self.iter_bytes()
+
     async def read(self, limit: int = 16 << 20) -> bytes:
         """The whole body.
 
@@ -127,6 +132,15 @@ class HttpClient(ABC):
             redirect: follow redirects (``Authorization`` is dropped when they leave the origin), fail on one, or hand
                 it over as it is.
         """
+
+    def resolve(self, url: str) -> str | None:
+        """The absolute ``http`` or ``https`` URL that a text names here, or ``None``. A tab takes relative ones too."""
+        return url if urlsplit(url).scheme in ("http", "https") else None
+
+    def may_send(self, header: str, url: str) -> bool:
+        """Whether ``header`` can be sent there without asking the server first. A tab asks (a CORS preflight) before it
+        sends most headers to another origin, and many servers that allow plain downloads refuse that."""
+        return True
 
     async def close(self) -> None:  # noqa: B027 (a client that keeps no connections has nothing to do)
         """Close idle connections. Safe to call twice."""

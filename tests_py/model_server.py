@@ -1,0 +1,135 @@
+"""A server of model files that can misbehave in every way that servers do."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+
+
+@dataclass
+class ModelServer:
+    """What is served, how, and what was asked.
+
+    Attributes:
+        files: by name.
+        etags: whether they have entity tags (their hash); ``dates`` whether they have dates.
+        ranges: whether ranges are honoured.
+        lengths: whether lengths are told.
+        gzipped: whether bodies are compressed, asked for or not.
+        if_range: whether ``If-Range`` is honoured.
+        content_range: what is written as ``Content-Range``; the true one unless it says otherwise.
+        redirect: a base URL that every request is sent on to.
+        refuse: statuses to answer with first, one after the other.
+        cut_after: body bytes after which a connection is cut; used up one by one.
+        stall_after: likewise, but the connection stays open.
+        alter: called with (name, offset, data) before a piece is sent.
+        pace: seconds to sleep between pieces.
+        requests: (method, name, range) of each request.
+        sent: body bytes sent.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    etags: bool = True
+    dates: bool = False
+    ranges: bool = True
+    lengths: bool = True
+    gzipped: bool = False
+    if_range: bool = True
+    content_range: Callable[[int, int, int], str | None] = lambda start, end, size: f"bytes {start}-{end - 1}/{size}"
+    redirect: str = ""
+    refuse: list[int] = field(default_factory=list)
+    retry_after: str = ""
+    cut_after: list[int] = field(default_factory=list)
+    stall_after: list[int] = field(default_factory=list)
+    alter: Callable[[str, int, bytes], bytes] = lambda name, offset, data: data
+    pace: float = 0.0
+    piece: int = 64 << 10
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+    sent: int = 0
+    url: str = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[ModelServer]:
+        app = web.Application()
+        app.router.add_get("/{name:.+}", self._serve)
+        runner = web.AppRunner(app, shutdown_timeout=0.05)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    def tag(self, name: str) -> str:
+        return f'"{hashlib.sha256(self.files[name]).hexdigest()[:16]}"'
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        name, wanted = request.match_info["name"], request.headers.get("Range", "")
+        self.requests.append((request.method, name, wanted))
+        if self.redirect:
+            raise web.HTTPFound(self.redirect + name)
+        if self.refuse:
+            status = self.refuse.pop(0)
+            headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+            return web.Response(status=status, headers=headers)
+        if name not in self.files:
+            raise web.HTTPNotFound
+        data, response = self.files[name], web.StreamResponse()
+        start, end = 0, len(data)
+        if self.etags:
+            response.headers["ETag"] = self.tag(name)
+        if self.dates:
+            response.headers["Last-Modified"] = f"Sat, 21 Nov 2026 10:00:{len(data) % 60:02d} GMT"
+        match = _RANGE.fullmatch(wanted) if self.ranges else None
+        guard = request.headers.get("If-Range")
+        current = (response.headers.get("ETag"), response.headers.get("Last-Modified"))
+        if match and not (self.if_range and guard and guard not in current):
+            start, end = int(match[1]), min(int(match[2] or len(data) - 1) + 1, len(data))
+            if start >= len(data):
+                return web.Response(status=416, headers={"Content-Range": f"bytes */{len(data)}"})
+            response.set_status(206)
+            if (text := self.content_range(start, end, len(data))) is not None:
+                response.headers["Content-Range"] = text
+        body = data[start:end]
+        if self.gzipped:
+            body, response.headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
+        if self.lengths:
+            response.content_length = len(body)
+        else:
+            response.enable_chunked_encoding()
+        await response.prepare(request)
+        await self._send(request, response, name, start, body)
+        return response
+
+    async def _send(
+        self, request: web.Request, response: web.StreamResponse, name: str, start: int, body: bytes
+    ) -> None:
+        cut = self.cut_after.pop(0) if self.cut_after else None
+        stall = self.stall_after.pop(0) if self.stall_after and cut is None else None
+        limit = cut if cut is not None else stall
+        for offset in range(0, len(body), self.piece):
+            piece = body[offset : offset + self.piece]
+            if limit is not None and offset + len(piece) >= limit:
+                piece = piece[: limit - offset]
+            if piece:
+                await response.write(self.alter(name, start + offset, piece))
+                self.sent += len(piece)
+            if limit is not None and offset + self.piece >= limit:
+                if stall is not None:
+                    await asyncio.sleep(60)
+                assert request.transport is not None
+                request.transport.abort()
+                return
+            if self.pace:
+                await asyncio.sleep(self.pace)
+        await response.write_eof()
