@@ -39,7 +39,7 @@ def read_facts(shards: Sequence[Path]) -> Facts:
     first = headers[0]
     return Facts(
         quantization=first.quantization or None,
-        license=first.licence,
+        license=first.license,
         context=first.context_length,
         parameters=sum(header.parameters for header in headers),
         capabilities=_capabilities(first),
