@@ -9,7 +9,6 @@ import {isTrusted, trustedWorker, trustOrigins} from "./trusted.mjs";
 
 const VENDOR = new URL("../vendor/", import.meta.url).href;
 const BUILT = new URL("../runtime/", import.meta.url).href;
-const PACKAGES = ["sippet"];
 const BOOT_LIMIT = 120_000; // ms; a blocked WASM file makes Pyodide wait for ever
 
 /**
@@ -28,16 +27,12 @@ export function serveRuntime(port) {
   port.onmessage = ({data}) => receive(data);
 
   const offers = {
-    environment,
-    trustOrigins,
-    isTrusted,
-    engineAssets,
+    ...OFFERS,
     enginePort(mode, workerUrl) {
       const warm = engine?.mode === mode && !workerUrl ? engine.port : null;
       if (warm) engine = null;
       return warm ?? startEngine(mode, workerUrl);
     },
-    endPort: (engine) => (engine instanceof Worker ? engine.terminate() : endInThread(engine)),
     fetchModel(url, options) {
       const begun = fetches.get(url);
       fetches.delete(url);
@@ -45,7 +40,7 @@ export function serveRuntime(port) {
     },
   };
 
-  boot(offers).then(
+  loadPython({offers}).then(
     (python) => {
       const page = python.pyimport("sippet.platform._page");
       const serve = page.serve((message) => port.postMessage(message));
@@ -59,7 +54,24 @@ export function serveRuntime(port) {
   );
 }
 
-async function boot(offers) {
+/** What Python's browser platform (`sippet/platform/_browser.py`) asks of JavaScript. */
+const OFFERS = {
+  environment,
+  trustOrigins,
+  isTrusted,
+  engineAssets,
+  enginePort: startEngine,
+  endPort: (engine) => (engine instanceof Worker ? engine.terminate() : endInThread(engine)),
+  fetchModel: fetch.bind(globalThis),
+};
+
+/**
+ * Start Pyodide with the `sippet` package ready to import, in this thread.
+ * @param {{packages?: string[], offers?: object}} [options] `packages`: more packages of the lock, such as "micropip"
+ * @returns {Promise<object>} Pyodide
+ */
+export async function loadPython({packages = [], offers = OFFERS} = {}) {
+  const wanted = ["sippet", ...packages];
   try {
     const {loadPyodide} = await import(`${VENDOR}pyodide/pyodide.mjs`);
     const lock = await fetchText(`${BUILT}pyodide-lock.json`);
@@ -69,12 +81,12 @@ async function boot(offers) {
       stdLibURL: `${BUILT}python_stdlib.zip`,
       lockFileContents: lock,
       packageBaseUrl: BUILT,
-      packages: PACKAGES,
+      packages: wanted,
       stderr: (line) => complaints.push(line),
       env: {PYTHONDONTWRITEBYTECODE: "1"},
     }));
     // Pyodide only logs that a package's hash was wrong: look at what was really loaded.
-    const missing = PACKAGES.filter((name) => !(name in python.loadedPackages));
+    const missing = wanted.filter((name) => !(name in python.loadedPackages));
     if (missing.length) throw new Error(`${missing.join(", ")} not loaded: ${complaints.join(" ")}`);
     python.registerJsModule("_sippet_runtime", offers);
     return python;
