@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -252,6 +253,7 @@ def test_listening_on_other_addresses_is_warned_of(serve: Callable[..., Server])
     assert "--tls-cert" in err
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the test's certificate is made by openssl")
 def test_with_a_certificate_it_serves_https(serve: Callable[..., Server], tmp_path: Path) -> None:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
