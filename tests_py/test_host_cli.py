@@ -111,11 +111,14 @@ def test_every_option_can_come_from_the_environment(serve: Callable[..., Server]
         SIPPET_SERVE_MODEL=f"{TINY}; {TINY.with_name('mmproj-tiny-f16.gguf')}",
         SIPPET_SERVE_NO_ISOLATION="1",
         SIPPET_SERVE_ALLOWED_HOST="a.example b.example",
+        SIPPET_SERVE_CONNECT="https://models.example",
     )
     assert "not isolated" in server.line
     listed = ask(server.url, "/models/manifest.json", headers={"Host": "b.example"}).json()["models"]
     assert [model["id"] for model in listed] == ["tiny-chat-f16", "mmproj-tiny-f16"]
-    assert "Cross-Origin-Embedder-Policy" not in ask(server.url, "/healthz").headers
+    headers = ask(server.url, "/healthz").headers
+    assert "Cross-Origin-Embedder-Policy" not in headers
+    assert "connect-src 'self' https://models.example;" in headers["Content-Security-Policy"]
 
 
 def test_a_folder_is_served(serve: Callable[..., Server]) -> None:
@@ -205,6 +208,7 @@ def call(
         (["serve"], "download_failed"),
         (["serve", str(TINY), "--tls-cert", "cert.pem"], "configuration"),
         (["serve", str(TINY), "--tls-cert", "no.pem", "--tls-key", "no.pem"], "configuration"),
+        (["serve", str(TINY), "--connect", "*"], "configuration"),
         (["serve", str(TINY), "--host", "203.0.113.7", "--port", "0"], "configuration"),
         (["serve", str(TINY), "--host", "no.such.host.invalid", "--port", "0"], "configuration"),
     ],

@@ -110,6 +110,14 @@ def cli() -> None:
     metavar="NAME[:PORT]",
     help="A further name under which the page is opened, such as a proxy's.",
 )
+@click.option(
+    "--connect",
+    "connect_sources",
+    envvar="SIPPET_SERVE_CONNECT",
+    multiple=True,
+    metavar="ORIGIN",
+    help="An origin that the page may load models from or send requests to, such as https://models.example.",
+)
 def serve(
     models: tuple[str, ...],
     more_models: tuple[str, ...],
@@ -122,6 +130,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     allowed_hosts: tuple[str, ...],
+    connect_sources: tuple[str, ...],
 ) -> None:
     """Serves the chat page and models.
 
@@ -138,6 +147,7 @@ def serve(
         models=_resolve((*models, *more_models), models_dir),
         models_dir=models_dir,
         allowed_hosts=allowed_hosts,
+        connect_sources=connect_sources,
         tls_cert=tls_cert,
         tls_key=tls_key,
     )

@@ -52,6 +52,7 @@ class Page:
             version=__version__,
             assetBase=asset_base,
             isolated=self._settings.isolation,
+            connect=list(self._settings.connect_sources),
             models=[model.describe() for model in models],
             defaultModel=wanted if wanted in ids else next(iter(ids), None),
         )

@@ -50,8 +50,8 @@ class Precompressor:
         except OSError:
             return None
 
-    def make(self, source: Path, sha256: str, encoding: str) -> None:
-        """Makes a variant unless it exists. Does nothing after `stop`.
+    def make(self, source: Path, sha256: str, encoding: str, stop: threading.Event | None = None) -> None:
+        """Makes a variant unless it exists. Leaves nothing behind when ``stop`` is set under way.
 
         Raises:
             OSError: the source can't be read or the cache can't be written.
@@ -66,7 +66,7 @@ class Precompressor:
         try:
             with os.fdopen(handle, "wb") as out, source.open("rb") as file:
                 for piece in _compress(file_pieces(file), encoding, self._quality):
-                    if self._stop.is_set():
+                    if stop is not None and stop.is_set():
                         return
                     out.write(piece)
                 if out.tell() > source.stat().st_size * _WORTH:
@@ -80,7 +80,9 @@ class Precompressor:
         """Makes the variants of (file, its SHA-256) pairs in a background thread, Brotli first."""
         self.stop()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(list(sources),), name="precompress", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(list(sources), self._stop), name="precompress", daemon=True
+        )
         self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> None:
@@ -95,14 +97,14 @@ class Precompressor:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, sources: list[tuple[Path, str]]) -> None:
+    def _run(self, sources: list[tuple[Path, str]], stop: threading.Event) -> None:
         for encoding in ("br", "gzip"):
             for source, sha256 in sources:
-                if self._stop.is_set():
+                if stop.is_set():
                     return
                 # Without a variant the file is sent as it is: a full disk must not end the server.
                 with contextlib.suppress(OSError):
-                    self.make(source, sha256, encoding)
+                    self.make(source, sha256, encoding, stop)
         self._prune({sha256 for _, sha256 in sources})
 
     def _prune(self, used: set[str]) -> None:
