@@ -175,7 +175,10 @@ class NpmClient(ArchiveSource):
         npm = shutil.which("npm")
         if npm is None:
             raise Unavailable("npm is not installed", down=True)
-        command = [npm, "pack", f"{package.name}@{package.version}", "--ignore-scripts", "--silent"]
+        command = [npm, "pack", f"{package.name}@{package.version}", "--ignore-scripts", "--loglevel=error"]
+        # npm's own default waits for minutes where there is no network; its cache will do, since we check hashes.
+        command += ["--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+        command += ["--fetch-retry-maxtimeout=2000"]
         return _by_client(command, "--pack-destination", package, self.name)
 
 
@@ -194,7 +197,7 @@ class PipClient(ArchiveSource):
                 continue
             command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:"]
             # The wheel is for Pyodide's Python, which may be newer than the one that runs this.
-            command += ["--python-version=3.14", "--disable-pip-version-check", "--no-input"]
+            command += ["--python-version=3.14", "--disable-pip-version-check", "--no-input", "--retries=1"]
             command += [f"{package.name}=={package.version}"]
             try:
                 return _by_client(command, "--dest", package, self.name)
