@@ -88,7 +88,7 @@ def test_a_second_use_needs_no_index(index: Path, cache: Path) -> None:
     assert _get(cache, model) == first
 
 
-@pytest.mark.parametrize("damage", [b"", MODEL[:-1], MODEL + b"x", b"X" + MODEL[1:]])
+@pytest.mark.parametrize("damage", [MODEL[:-1], b"X" + MODEL[1:]])
 def test_a_damaged_copy_is_fetched_again(
     index: Path, cache: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,10 +16,15 @@ from gguf_builder import gguf
 from host_http import StartHost, bare_model
 from sippet_host import fetch
 from sippet_host.errors import DownloadFailed, NotAModel
-from sippet_host.fetch import fetch_model
+from sippet_host.hashcache import HashCache
+from sippet_host.models import ModelEntry
 
 FIRST = gguf() + bytes(range(256)) * 4000
 SECOND = gguf() + bytes(range(255, -1, -1)) * 4000
+
+
+def fetch_model(url: str, cache: Path) -> ModelEntry:
+    return fetch.fetch_model(url, cache, HashCache(cache / "hashes.json"))
 
 
 class Origin(ThreadingHTTPServer):
@@ -61,6 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         if origin.ranges and "Range" in self.headers and self.headers["If-Range"] == origin.etag:
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        if start >= len(origin.content) > 0:
+            self.send_error(416)
+            return
         body = origin.content[start:]
         self.send_response(206 if start else 200)
         if start:
@@ -96,6 +104,20 @@ def test_a_model_is_downloaded_once(origin: Origin, tmp_path: Path) -> None:
     origin.status = 500
     assert fetch_model(origin.url, tmp_path) == model
     assert len(origin.asked) == 1
+
+
+def test_a_damaged_copy_is_downloaded_again(origin: Origin, tmp_path: Path) -> None:
+    path = fetch_model(origin.url, tmp_path).files[0].path
+    path.write_bytes(FIRST[:-1] + b"!")
+    assert fetch_model(origin.url, tmp_path).files[0].path.read_bytes() == FIRST
+
+
+def test_a_file_that_became_shorter_on_the_server_is_downloaded_anew(origin: Origin, tmp_path: Path) -> None:
+    origin.break_after = [300_000, 0, 0, 0]
+    with pytest.raises(DownloadFailed):
+        fetch_model(origin.url, tmp_path)
+    origin.content = FIRST[:200_000]  # under the same tag, against the rules
+    assert fetch_model(origin.url, tmp_path).files[0].size == 200_000
 
 
 def test_a_broken_connection_is_resumed_at_the_byte(origin: Origin, tmp_path: Path) -> None:

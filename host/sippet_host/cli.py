@@ -160,7 +160,9 @@ def _resolve(names: Sequence[str], folder: Path | None) -> tuple[ModelEntry, ...
     hashes = HashCache(cache / MODEL_HASHES)
     if folder is not None and not folder.is_dir():
         raise NoSuchModel(f"There is no folder {folder}.", hint="Check --models-dir.")
-    entries = [fetch_model(name, cache) if _URL.match(name) else load_model(Path(name), hashes) for name in names]
+    entries = [
+        fetch_model(name, cache, hashes) if _URL.match(name) else load_model(Path(name), hashes) for name in names
+    ]
     if not entries and folder is None:
         entries = [default_model(cache, hashes)]
     hashes.save()

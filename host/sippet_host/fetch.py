@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from .errors import DownloadFailed, NotAModel
-from .hashcache import Fingerprint, atomic_write
+from .hashcache import HashCache, atomic_write
 from .locks import file_lock
 from .models import ModelEntry, ModelFile, describe, shard_names
 from .progress import Progress, say
@@ -71,12 +71,13 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 _opener = urllib.request.build_opener(_HttpOnly)
 
 
-def fetch_model(url: str, cache: Path) -> ModelEntry:
+def fetch_model(url: str, cache: Path, hashes: HashCache) -> ModelEntry:
     """The model behind a URL, from the cache where it was downloaded before.
 
     Args:
         url: of a ``.gguf`` file; of a split model, of its first shard.
         cache: the cache folder; files go to ``models/`` in it.
+        hashes: remembers that a cached file is still what was downloaded.
 
     Raises:
         DownloadFailed: no connection, an error of the server, no room.
@@ -101,24 +102,22 @@ def fetch_model(url: str, cache: Path) -> ModelEntry:
         folder = cache / "models" / f"url-{hashlib.sha256(part_url.encode()).hexdigest()[:16]}"
         try:
             with file_lock(folder / ".lock", on_wait=lambda: say("Another process is fetching this model; waiting.")):
-                files.append(_fetch_file(_Source(part_url, secret), folder / part))
+                files.append(_fetch_file(_Source(part_url, secret), folder / part, hashes))
         except OSError as error:
             raise DownloadFailed(f"{part} can't be stored: {error}.", hint="Make room, or set SIPPET_CACHE.") from error
     return describe(name, tuple(files))
 
 
-def _fetch_file(source: _Source, target: Path) -> ModelFile:
+def _fetch_file(source: _Source, target: Path, hashes: HashCache) -> ModelFile:
     record_file = target.with_name(target.name + ".json")
-    partial = target.with_name(target.name + ".part")
     record = _read_record(record_file)
-    if not (target.is_file() and record and record.sha256 and target.stat().st_size == record.size):
-        if not partial.exists():
-            record = None
-        record = _download(source, partial, record, record_file)
+    if not (target.is_file() and record and record.sha256 == hashes.sha256(target)[0]):
+        partial = target.with_name(target.name + ".part")
+        record = _download(source, partial, record if partial.exists() else None, record_file)
         partial.replace(target)
         atomic_write(record_file, json.dumps(asdict(record)).encode())
-    fingerprint = Fingerprint.of(target.stat())
-    return ModelFile(target, target.name, fingerprint.size, record.sha256, fingerprint)
+    sha256, fingerprint = hashes.sha256(target)
+    return ModelFile(target, target.name, fingerprint.size, sha256, fingerprint)
 
 
 def _download(source: _Source, partial: Path, record: _Record | None, record_file: Path) -> _Record:
@@ -153,11 +152,12 @@ def _transfer(source: _Source, partial: Path, record: _Record | None, record_fil
         response = _opener.open(source.request(headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code != 416 or record is None or have != record.size:
-                if error.code == 416:
-                    partial.unlink()
+            if error.code != 416:
                 raise
-        return record  # it was complete already
+            if record is not None and have == record.size:
+                return record  # it was complete already
+            partial.unlink()
+            raise http.client.HTTPException("the server has fewer bytes than were there before") from error
     with response:
         start, size = 0, _length(response.headers.get("Content-Length"))
         if response.status == 206:
