@@ -77,6 +77,10 @@ class Worker:
         params = xllamacpp.CommonParams()
         for name, value in request["params"].items():
             _assign(xllamacpp, params, name, value)
+        devices = [device["name"] for device in xllamacpp.get_device_info()] if request["devices"] else []
+        gpus = [name for name in devices if name != "CPU"]
+        if gpus and request["gpu_batch"]:
+            params.n_batch = params.n_ubatch = request["gpu_batch"]
         self._listen(params, request["folder"])
         self._server = xllamacpp.Server(params)
         self._address = self._server.listening_address
@@ -89,7 +93,7 @@ class Worker:
             "n_vocab": meta.get("n_vocab"),
             "n_embd": meta.get("n_embd"),
             "vision": bool((properties.get("modalities") or {}).get("vision")),
-            "devices": [device["name"] for device in xllamacpp.get_device_info()] if request["devices"] else [],
+            "devices": gpus,
         }
 
     def _listen(self, params: Any, folder: str) -> None:

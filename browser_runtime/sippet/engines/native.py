@@ -27,7 +27,7 @@ from ..endpoints import BackendChoice
 from ..errors import EngineCrashed, EngineError, UnsupportedEnvironment
 from . import _native_worker
 from ._native_errors import load_error, memory_is_out, request_error
-from ._native_params import native_params
+from ._native_params import BATCH, GPU_BATCH, native_params
 from .base import CallKind, Engine, EngineInfo, StreamKind
 
 MODULE = "xllamacpp"
@@ -88,15 +88,21 @@ class NativeEngine(Engine):
             shutil.rmtree(folder, ignore_errors=True)
             raise
         try:
-            message = {"op": "load", "params": params, "path": [module], "folder": folder, "devices": backend == "auto"}
+            message = {
+                "op": "load",
+                "params": params,
+                "path": [module],
+                "folder": folder,
+                "devices": backend == "auto",
+                "gpu_batch": GPU_BATCH if params["n_ubatch"] == BATCH else None,
+            }
             found = await engine._ask(message, load=True)
         except BaseException:
             await engine.close()
             raise
-        gpus = [name for name in found["devices"] if name != "CPU"]
         engine.info = EngineInfo(
             backend="native",
-            accelerator=gpus[0] if gpus else "cpu",
+            accelerator=found["devices"][0] if found["devices"] else "cpu",
             threads=params["cpuparams.n_threads"],
             n_ctx=found["n_ctx"] * (1 if config.context.kv_unified else found["n_parallel"]),
             n_parallel=found["n_parallel"],
