@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosting import ROOT, Serve, copy_assets
 from page_fixtures import open_page as open_page
 from page_fixtures import page_host as page_host
 from page_fixtures import watches as watches
@@ -24,11 +25,8 @@ from sippet_host.server import Running, ServerThread
 from sippet_host.settings import Settings
 from tab import Tab
 
-ROOT = Path(__file__).parents[1]
 CHROMIUM = os.environ.get("SIPPET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FIREFOX = os.environ.get("SIPPET_FIREFOX") or shutil.which("firefox-esr")
-
-Serve = Callable[..., Running]
 
 
 @pytest.fixture(scope="session")
@@ -70,23 +68,6 @@ def page(browser: Browser) -> Iterator[Page]:
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real assets around an empty page."""
     return copy_assets(tmp_path_factory.mktemp("static"))
-
-
-def copy_assets(target: Path) -> Path:
-    """A copy of ``static/`` that a test may alter; large files are linked where the file system can."""
-    for folder in ("js", "css", "vendor", "runtime", "engine"):
-        if (ROOT / "static" / folder).is_dir():
-            shutil.copytree(ROOT / "static" / folder, target / folder, copy_function=_link, dirs_exist_ok=True)
-    (target / "templates").mkdir(exist_ok=True)
-    (target / "templates" / "index.html").write_text('<!doctype html><html lang="en"><title>Empty</title></html>')
-    return target
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Serve, copy_assets
+from hosting import ROOT, Serve, copy_assets
 from playwright.sync_api import Browser, Page
 from tab import TINY, Tab, TabError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import Serve
+from hosting import Serve
 from playwright.sync_api import Browser, Page
 from tab import TINY, Tab
 

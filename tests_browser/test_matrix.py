@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from conftest import Serve
+from hosting import Serve
 from playwright.sync_api import Browser, Page
 from tab import Tab, TabError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from conftest import ROOT, Serve
+from hosting import ROOT, Serve
 from playwright.sync_api import Page
 from tab import Tab
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Serve
+from hosting import Serve
 from playwright.sync_api import Page
 from tab import SMOLLM2, TINY, Tab
 
