@@ -19,9 +19,11 @@ function works(attempt) {
   }
 }
 
+/** Whether llama.cpp could compute on a GPU here: it needs half-precision shaders, and without them uses the CPU. */
 async function hasGpu() {
   try {
-    return Boolean(await globalThis.navigator?.gpu?.requestAdapter());
+    const adapter = await globalThis.navigator?.gpu?.requestAdapter();
+    return Boolean(adapter?.features.has("shader-f16"));
   } catch {
     return false;
   }

@@ -25,7 +25,7 @@ class Environment:
         shared_memory: WebAssembly memory can be shared between threads.
         ui_thread: this is a page's own thread, which must never block.
         simd, relaxed_simd, memory64, suspending: features of WebAssembly (``suspending`` is JSPI).
-        gpu: a WebGPU adapter exists.
+        gpu: a WebGPU adapter with half-precision shaders exists; llama.cpp needs both.
         cores: logical processors.
         device_memory: bytes, rounded down by the browser; ``None`` where it doesn't say.
     """
