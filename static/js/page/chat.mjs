@@ -4,27 +4,28 @@ import {Announcer} from "./announcer.mjs";
 import {Answer} from "./answer.mjs";
 import {Composer} from "./composer.mjs";
 import {Conversation} from "./conversation.mjs";
-import {byId, fillIcons, iconButton} from "./dom.mjs";
+import {byId, fillIcons} from "./dom.mjs";
 import {Engine} from "./engine.mjs";
+import {Library} from "./library.mjs";
 import {loadMarkdown} from "./markdown.mjs";
 import {Notices} from "./notices.mjs";
 import {ModelPicker, acceptDrops, choiceFromFiles} from "./picker.mjs";
 import {ProgressView} from "./progress.mjs";
 import {Follower} from "./scroll.mjs";
-import {StatusView} from "./status.mjs";
+import {Settings} from "./settings.mjs";
+import {bindShortcuts} from "./shortcuts.mjs";
+import {ContextMeter, StatusView} from "./status.mjs";
 import {Transcript} from "./transcript.mjs";
 
 /** @typedef {import("./engine.mjs").Choice} Choice */
-
-const SAMPLING = {temperature: 0.2, topP: 0.9, repeatPenalty: 1.1, maxTokens: 1024};
 
 class ChatPage {
   /** @param {any} config what the host says: version, models, defaultModel */
   constructor(config) {
     this.conversation = new Conversation();
-    /** @type {Answer | null} */
+    /** @type {Answer | null} the one being written, perhaps in another conversation than the one that is shown */
     this.answer = null;
-    /** A message that was sent before there was a model. */
+    /** A message was sent before there was a model. */
     this.sendOnceReady = false;
     /** @type {Choice | null} */
     this.lastChoice = null;
@@ -34,23 +35,38 @@ class ChatPage {
     this.notices = new Notices(byId("notices"));
     this.progress = new ProgressView(byId("progress"), () => this.engine.cancelLoad());
     this.status = new StatusView(this.engine, config);
+    this.meter = new ContextMeter();
+    this.settings = new Settings({onSystemPrompt: (text) => this.instruct(text)});
     this.transcript = new Transcript(byId("transcript"), {
+      variant: (id) => this.#variant(id),
+      onVariant: (id, by) => this.showVariant(id, by),
       onRegenerate: (id) => this.regenerate(id),
-      actions: (message) => this.#actions(message),
+      onEdit: (id, text) => this.edit(id, text),
+      onDelete: (id) => this.deleteMessage(id),
     });
-    this.composer = new Composer({onSend: (text) => this.send(text), onStop: () => this.answer?.stop()});
+    this.composer = new Composer({
+      onSend: (text) => this.send(text),
+      onStop: () => this.answer?.stop(),
+      onEditLast: () => this.editLast(),
+    });
     this.follower = new Follower(byId("scroller"), byId("content"), byId("to-latest"));
+    this.library = new Library(this.notices, (conversation) => this.show(conversation));
     const picking = {models: config.models ?? [], defaultModel: config.defaultModel,
       onChoose: (/** @type {Choice} */ choice) => this.load(choice)};
     new ModelPicker(byId("welcome-picker"), picking);
     new ModelPicker(byId("model-picker"), picking);
     this.#wire();
-    this.#refresh();
+    const asked = location.hash.slice(1);
+    this.newChat();
+    if (asked) void this.library.open(asked);
   }
 
   #wire() {
+    const settings = () => this.settings.show(this.conversation.systemPrompt);
     byId("new-chat").addEventListener("click", () => this.newChat());
     byId("model-button").addEventListener("click", () => byId("model-dialog").showModal());
+    byId("settings-button").addEventListener("click", settings);
+    byId("show-shortcuts").addEventListener("click", () => byId("shortcuts-dialog").showModal());
     acceptDrops(byId("drop-veil"), (files) => this.load(choiceFromFiles(files)));
     for (const dialog of document.querySelectorAll("dialog")) {
       // A click beside the dialog's content closes it.
@@ -59,10 +75,18 @@ class ChatPage {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.answer && !document.querySelector("dialog[open]")) this.answer.stop();
     });
+    bindShortcuts([
+      {key: "o", shift: true, does: "New chat", run: () => this.newChat()},
+      {key: "k", does: "Search conversations", run: () => this.library.sidebar.focusSearch()},
+      {key: "b", does: "Show or hide the conversations", run: () => this.library.sidebar.toggle()},
+      {key: "m", shift: true, does: "Choose a model", run: () => byId("model-dialog").showModal()},
+      {key: ",", does: "Settings", run: settings},
+    ]);
     this.engine.addEventListener("change", () => this.#refresh());
     this.engine.addEventListener("progress", (event) => {
       this.progress.update(/** @type {CustomEvent} */ (event).detail);
     });
+    document.addEventListener("visibilitychange", () => document.hidden && this.#save());
   }
 
   /** Boots Python; what fails is shown with a way to try again. */
@@ -82,7 +106,7 @@ class ChatPage {
     this.notices.clear();
     this.progress.start(choice.name);
     this.composer.focus();
-    const loading = this.engine.load(choice);
+    const loading = this.engine.load(choice, this.settings.contextFor(choice));
     if (this.sendOnceReady) {
       this.sendOnceReady = false;
       this.composer.submit();
@@ -119,57 +143,143 @@ class ChatPage {
   /** Asks the model for an answer to the last shown message. */
   async respond() {
     this.notices.clear();
-    const {conversation} = this;
+    const {conversation, engine, transcript, announcer} = this;
     const message = conversation.add("assistant", "");
-    const {engine, transcript, announcer} = this;
-    this.answer = new Answer({engine, conversation, message, transcript, announcer, options: SAMPLING});
+    const options = this.settings.sampling;
+    this.answer = new Answer({engine, conversation, message, transcript, announcer, options});
+    this.library.save(conversation);
     this.#refresh();
     this.follower.follow();
     try {
       await this.answer.run();
     } finally {
       this.answer = null;
+      conversation.updated = Date.now();
+      this.library.save(conversation);
       this.#refresh();
     }
   }
 
   /** Another answer to the same message. @param {string} id of the answer so far */
   regenerate(id) {
-    if (this.answer) return;
+    this.#again(() => {
+      this.conversation.head = this.conversation.get(id).parent;
+    });
+  }
+
+  /** Another wording of a message, and an answer to it. @param {string} id @param {string} text */
+  edit(id, text) {
+    this.#again(() => this.conversation.add("user", text, this.conversation.get(id).parent));
+  }
+
+  /** @param {() => void} prepare makes the end of the shown path what is to be answered */
+  #again(prepare) {
+    if (this.answer) return this.notices.show("Wait for the answer that is being written, or stop it first.");
     if (this.engine.model === "none") {
       if (!this.lastChoice) return byId("model-dialog").showModal();
       void this.load(this.lastChoice);
     }
-    this.conversation.head = this.conversation.get(id).parent;
+    prepare();
     void this.respond();
   }
 
-  newChat() {
-    this.answer?.stop();
-    this.notices.clear();
-    this.conversation = new Conversation();
+  editLast() {
+    const last = this.conversation.path().findLast(({role}) => role === "user");
+    if (last) this.transcript.edit(last.id);
+  }
+
+  /** @param {string} id @param {number} by */
+  showVariant(id, by) {
+    const siblings = this.conversation.siblings(id);
+    const target = siblings[siblings.findIndex((message) => message.id === id) + by];
+    if (!target || this.#writing) return;
+    this.conversation.show(target.id);
+    this.library.save(this.conversation);
     this.#refresh();
+    // The buttons that were used belong to the variant that has gone.
+    const step = by < 0 ? "Previous variant" : "Next variant";
+    const message = document.querySelector(`[data-id="${CSS.escape(target.id)}"]`);
+    const button = message?.querySelector(`[aria-label="${step}"]:enabled`) ?? message?.querySelector(".actions button:enabled");
+    if (button instanceof HTMLElement) button.focus();
+  }
+
+  /** @param {string} id */
+  deleteMessage(id) {
+    const {conversation} = this;
+    if (this.#writing) this.answer?.stop();
+    const before = conversation.toJSON();
+    conversation.remove(id);
+    this.library.save(conversation);
+    this.#refresh();
+    const undo = () => {
+      this.library.save(Conversation.fromJSON(before));
+      if (this.conversation === conversation) this.show(Conversation.fromJSON(before));
+    };
+    this.notices.show("The message and what followed it are deleted.", {label: "Undo", run: undo});
     this.composer.focus();
   }
 
-  /** @param {import("./conversation.mjs").Message} message */
-  #actions(message) {
-    if (message.role === "user") return [];
-    return [iconButton("retry", "Answer again", () => this.regenerate(message.id))];
+  /** @param {string} text */
+  instruct(text) {
+    this.conversation.systemPrompt = text;
+    if (!this.conversation.empty) this.library.save(this.conversation);
+  }
+
+  newChat() {
+    const conversation = new Conversation();
+    conversation.systemPrompt = this.settings.defaultPrompt;
+    this.show(conversation);
+    this.composer.focus();
+  }
+
+  /** @param {Conversation} conversation */
+  show(conversation) {
+    // One that is being written to lives here, not in the store.
+    this.conversation = this.answer?.conversation.id === conversation.id ? this.answer.conversation : conversation;
+    this.notices.clear();
+    this.#refresh();
+    if (this.conversation.empty) this.follower.rest();
+    else this.follower.follow();
+  }
+
+  /** Draws all messages again: Markdown has become available. */
+  redraw() {
+    this.transcript.refresh();
+    if (this.#writing) this.answer?.show();
+  }
+
+  /** Whether the conversation that is shown is being written to. */
+  get #writing() {
+    return this.answer?.conversation === this.conversation;
+  }
+
+  /** @param {string} id */
+  #variant(id) {
+    const siblings = this.conversation.siblings(id);
+    return {index: siblings.findIndex((message) => message.id === id) + 1, count: siblings.length};
+  }
+
+  #save() {
+    if (this.answer) this.library.save(this.answer.conversation);
   }
 
   #refresh() {
     const {engine, conversation} = this;
     const loaded = engine.model !== "none";
+    const path = conversation.path();
+    this.library.current = conversation;
+    this.settings.choice = engine.choice;
     document.title = conversation.empty ? "Sippet" : `${conversation.title} – Sippet`;
-    byId("model-name").textContent = loaded ? engine.choice?.name : "Choose a model";
+    byId("chat-title").textContent = conversation.empty ? "New chat" : conversation.title;
+    byId("model-name").textContent = engine.choice?.name ?? "Choose a model";
     byId("welcome").hidden = !conversation.empty;
     byId("welcome-picker").hidden = loaded;
     byId("welcome-ready").hidden = !loaded;
-    byId("new-chat").disabled = conversation.empty;
     this.composer.setBusy(this.answer !== null);
-    this.transcript.show(conversation.path());
-    this.answer?.show();
+    this.transcript.show(path);
+    if (this.#writing) this.answer?.show();
+    const stats = path.findLast((message) => message.stats)?.stats;
+    this.meter.show((stats?.promptTokens ?? 0) + (stats?.completionTokens ?? 0), engine.info?.nCtx);
   }
 }
 
@@ -182,5 +292,5 @@ fillIcons(document);
 const page = new ChatPage(JSON.parse(byId("sippet-config").textContent));
 document.documentElement.dataset.ready = "";
 if (matchMedia("(pointer: fine)").matches) page.composer.focus();
-void loadMarkdown().then((loaded) => loaded && page.transcript.refresh());
+void loadMarkdown().then((loaded) => loaded && page.redraw());
 void page.start();

@@ -4,10 +4,10 @@ import {byId} from "./dom.mjs";
 
 export class Composer {
   /**
-   * @param {{onSend: (text: string) => boolean, onStop: () => void}} handlers `onSend` returns whether the text was
-   *   taken; otherwise it stays in the box
+   * @param {{onSend: (text: string) => boolean, onStop: () => void, onEditLast: () => void}} handlers `onSend` returns
+   *   whether the text was taken; otherwise it stays in the box
    */
-  constructor({onSend, onStop}) {
+  constructor({onSend, onStop, onEditLast}) {
     this.form = byId("composer");
     this.input = byId("prompt");
     this.sendButton = byId("send");
@@ -23,10 +23,10 @@ export class Composer {
     });
     this.input.addEventListener("input", () => this.#refresh());
     this.input.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      // Enter that ends a composition of an input method belongs to it; Safari reports it after the composition, as 229.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+      if (event.key === "ArrowUp" && !this.text) onEditLast();
+      else if (isSend(event)) this.submit();
+      else return;
       event.preventDefault();
-      this.submit();
     });
     this.#refresh();
   }
@@ -66,4 +66,13 @@ export class Composer {
     this.input.style.height = "auto";
     this.input.style.height = `${this.input.scrollHeight + 2}px`;
   }
+}
+
+/**
+ * Enter sends, unless it breaks a line or ends a composition of an input method, to which it then belongs; Safari
+ * reports that one after the composition, as key code 229.
+ * @param {KeyboardEvent} event
+ */
+export function isSend(event) {
+  return event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
 }

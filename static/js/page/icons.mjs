@@ -4,9 +4,6 @@ const NAMESPACE = "http://www.w3.org/2000/svg";
 
 /** @type {Record<string, string>} */
 const PATHS = {
-  alert: "M12 8.5v4.5M12 16.5v.01M10.5 4.2 3 17.4A1.7 1.7 0 0 0 4.5 20h15a1.7 1.7 0 0 0 1.5-2.6L13.5 4.2a1.7 1.7 0 0 0-3 0Z",
-  check: "m5 12.5 4.5 4.5L19 7.5",
-  chevron: "m7 10 5 5 5-5",
   close: "M6.5 6.5l11 11M17.5 6.5l-11 11",
   copy: "M9 9h9.5a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1H10a1 1 0 0 1-1-1V9ZM15 9V5a1 1 0 0 0-1-1H5.5a1 1 0 0 0-1 1v9a1 1 0 0 0 1 1H9",
   cpu: "M7 7h10v10H7zM10 3.5V7M14 3.5V7M10 17v3.5M14 17v3.5M3.5 10H7M3.5 14H7M17 10h3.5M17 14h3.5",
@@ -15,10 +12,8 @@ const PATHS = {
   edit: "M4.5 19.5l.8-4L16 4.8a1.5 1.5 0 0 1 2.1 0l1.1 1.1a1.5 1.5 0 0 1 0 2.1L8.5 18.7zM14 7l3 3",
   file: "M7 3.5h7l4 4v12a1 1 0 0 1-1 1H7a1 1 0 0 1-1-1v-15a1 1 0 0 1 1-1ZM13.5 3.8V8H18",
   left: "m14 7-5 5 5 5",
-  link: "M10 14a4 4 0 0 0 5.7 0l3.1-3.1a4 4 0 0 0-5.7-5.7L12 6.3M14 10a4 4 0 0 0-5.7 0l-3.1 3.1a4 4 0 0 0 5.7 5.7l1.1-1.1",
   lock: "M7 11V8a5 5 0 0 1 10 0v3M6 11h12a1 1 0 0 1 1 1v7a1 1 0 0 1-1 1H6a1 1 0 0 1-1-1v-7a1 1 0 0 1 1-1Z",
   menu: "M4.5 7h15M4.5 12h15M4.5 17h15",
-  more: "M5.5 12h.01M12 12h.01M18.5 12h.01",
   plus: "M12 5v14M5 12h14",
   retry: "M19.5 12a7.5 7.5 0 1 1-2.3-5.400L19.5 9M19.5 4v5h-5",
   right: "m10 7 5 5-5 5",
@@ -27,7 +22,6 @@ const PATHS = {
   sliders: "M4 7h9M17 7h3M4 17h3M11 17h9M15 4.5v5M9 14.5v5",
   stop: "M7.5 7.5h9v9h-9z",
   trash: "M5 7h14M9.5 7V4.5h5V7M7 7l.8 12.5h8.400L17 7M10.5 10.5v6M13.5 10.5v6",
-  upload: "M12 16V5M7.5 9 12 4.5 16.5 9M5 19.5h14",
 };
 
 /** @param {string} name @returns {SVGElement} decorative: hidden from screen readers */

@@ -78,10 +78,21 @@ export class Notices {
     this.root.append(notice);
   }
 
-  /** Says something that is not an error, until it is dismissed. @param {string} text */
-  show(text) {
+  /**
+   * Says something that is not an error, until it is dismissed.
+   * @param {string} text
+   * @param {{label: string, run: () => void}} [action]
+   */
+  show(text, action) {
     this.root.querySelector(".notice.info")?.remove();
     const notice = el("section", {class: "notice info", role: "status"}, el("p", {text}));
+    if (action) {
+      const act = () => {
+        notice.remove();
+        action.run();
+      };
+      notice.append(el("button", {type: "button", class: "button", text: action.label, on: {click: act}}));
+    }
     notice.append(iconButton("close", "Dismiss", () => notice.remove()));
     this.root.append(notice);
   }

@@ -6,6 +6,7 @@ export class Follower {
   #scroller;
   #button;
   #following = false;
+  #resting = true;
   #top = 0;
 
   /**
@@ -26,6 +27,15 @@ export class Follower {
   /** To the end, and on from there. */
   follow() {
     this.#following = true;
+    this.#resting = false;
+    this.#settle();
+  }
+
+  /** To the beginning, and staying there: nothing to follow yet. */
+  rest() {
+    this.#following = false;
+    this.#resting = true;
+    this.#scroller.scrollTop = 0;
     this.#settle();
   }
 
@@ -35,11 +45,11 @@ export class Follower {
     this.#show();
   }
 
-  /** Only a move upwards is the reader's wish to stay: growing content moves nothing. */
+  /** Moving up is the reader's wish to stay, moving down to the end the wish to follow; growing content moves nothing. */
   #onScroll() {
     const {scrollTop} = this.#scroller;
-    if (this.#distance() < NEAR) this.#following = true;
-    else if (scrollTop < this.#top) this.#following = false;
+    if (scrollTop < this.#top) this.#following = false;
+    else if (scrollTop > this.#top && this.#distance() < NEAR) this.#following = !this.#resting;
     this.#top = scrollTop;
     this.#show();
   }
@@ -50,6 +60,6 @@ export class Follower {
   }
 
   #show() {
-    this.#button.hidden = this.#following || this.#distance() < NEAR;
+    this.#button.hidden = this.#resting || this.#following || this.#distance() < NEAR;
   }
 }

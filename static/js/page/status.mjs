@@ -102,3 +102,26 @@ export class StatusView {
     );
   }
 }
+
+/** How full the model's context is. */
+export class ContextMeter {
+  constructor() {
+    this.root = byId("context");
+    this.meter = byId("context-meter");
+    this.text = byId("context-text");
+  }
+
+  /**
+   * @param {number} used tokens of the last prompt and its answer
+   * @param {number | undefined} size
+   */
+  show(used, size) {
+    this.root.hidden = !used || !size;
+    if (!used || !size) return;
+    const share = Math.min(1, used / size);
+    this.meter.value = share;
+    this.text.textContent = `${Math.round(share * 100)} %`;
+    this.root.title = `${plural(used, "token")} of ${plural(size, "token")}`
+      + (share > 0.85 ? ". Nearly full: begin a new chat, or load the model with a larger context." : "");
+  }
+}

@@ -1,5 +1,6 @@
 /** The messages on the page: one list item each, with its actions and, for answers, what they cost. */
 
+import {isSend} from "./composer.mjs";
 import {copyFrom, el, iconButton} from "./dom.mjs";
 import {latency, plural, rate} from "./format.mjs";
 import {MarkdownStream, visible} from "./markdown.mjs";
@@ -24,6 +25,8 @@ export function statsText({stats}) {
 
 /** One message. */
 class MessageView {
+  #variant = "";
+
   /**
    * @param {Message} message
    * @param {Handlers} handlers
@@ -53,7 +56,52 @@ class MessageView {
     this.root.classList.toggle("streaming", !done);
     this.thinking.hidden = done || message.text !== "";
     this.thinking.textContent = waiting || "Thinking…";
-    this.foot.replaceChildren(...(done ? this.#footer() : []));
+    this.#variant = "";
+    this.done = done;
+    this.updateFooter();
+  }
+
+  /** The footer also depends on how many variants of the message there are. */
+  updateFooter() {
+    const {index, count} = this.handlers.variant(this.message.id);
+    const variant = this.done ? `${index} of ${count}` : "none";
+    if (variant === this.#variant) return;
+    this.#variant = variant;
+    this.foot.replaceChildren(...(this.done ? this.#footer(index, count) : []));
+  }
+
+  /** Turns a message of the user into a form; sending makes a variant of it. */
+  edit() {
+    const {message, handlers} = this;
+    const input = el("textarea", {"aria-label": "Edit the message", rows: 3});
+    input.value = message.text;
+    const close = () => {
+      form.replaceWith(this.body);
+      this.foot.hidden = false;
+    };
+    const cancel = el("button", {type: "button", class: "button", text: "Cancel", on: {click: close}});
+    const form = el("form", {class: "edit"}, input,
+      el("div", {class: "edit-actions"}, cancel, el("button", {class: "button primary", text: "Send"})));
+    form.addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
+      event.preventDefault();
+      const text = input.value.trim();
+      if (!text) return;
+      close();
+      handlers.onEdit(message.id, text);
+    });
+    input.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      if (event.key === "Escape") {
+        event.stopPropagation();
+        close();
+        this.foot.querySelector("button")?.focus();
+      } else if (isSend(event)) {
+        event.preventDefault();
+        form.requestSubmit();
+      }
+    });
+    this.body.replaceWith(form);
+    this.foot.hidden = true;
+    input.focus();
   }
 
   #showReasoning() {
@@ -66,7 +114,8 @@ class MessageView {
     this.reasoning.textContent = visible(reasoning);
   }
 
-  #footer() {
+  /** @param {number} index @param {number} count of variants */
+  #footer(index, count) {
     const {message, handlers} = this;
     const nodes = [];
     if (message.error) {
@@ -78,20 +127,41 @@ class MessageView {
     }
     const ending = ENDINGS[/** @type {keyof ENDINGS} */ (message.finish)];
     if (ending) nodes.push(el("p", {class: "ending", text: ending}));
-    if (message.text || !message.error) {
-      const copy = iconButton("copy", "Copy message", () => void copyFrom(copy, message.text));
-      nodes.push(el("div", {class: "actions"}, message.text && copy, ...handlers.actions(message)));
-    }
+    nodes.push(el("div", {class: "actions"}, ...(count > 1 ? this.#variants(index, count) : []), ...this.#actions()));
     const stats = statsText(message);
     if (stats) nodes.push(el("p", {class: "stats", text: stats}));
     return nodes;
+  }
+
+  #actions() {
+    const {message, handlers} = this;
+    const copy = iconButton("copy", "Copy message", () => void copyFrom(copy, message.text));
+    const own = message.role === "user"
+      ? iconButton("edit", "Edit message", () => this.edit())
+      : !message.error && iconButton("retry", "Answer again", () => handlers.onRegenerate(message.id));
+    const remove = iconButton("trash", "Delete message and what follows", () => handlers.onDelete(message.id));
+    return [message.text && copy, own, remove];
+  }
+
+  /** @param {number} index @param {number} count */
+  #variants(index, count) {
+    const {message, handlers} = this;
+    const step = (/** @type {number} */ by) => handlers.onVariant(message.id, by);
+    const previous = iconButton("left", "Previous variant", () => step(-1));
+    const next = iconButton("right", "Next variant", () => step(1));
+    previous.disabled = index === 1;
+    next.disabled = index === count;
+    return [previous, el("span", {class: "variant", text: `${index} of ${count}`}), next];
   }
 }
 
 /**
  * @typedef {object} Handlers
+ * @property {(id: string) => {index: number, count: number}} variant which of how many, from 1
+ * @property {(id: string, by: number) => void} onVariant
  * @property {(id: string) => void} onRegenerate
- * @property {(message: Message) => Node[]} actions what can be done with a message besides copying
+ * @property {(id: string, text: string) => void} onEdit
+ * @property {(id: string) => void} onDelete
  */
 
 export class Transcript {
@@ -119,8 +189,14 @@ export class Transcript {
       const present = this.root.children[index];
       if (present !== view.root) this.root.insertBefore(view.root, present ?? null);
       if (view !== known) view.update({done: true});
+      else view.updateFooter();
     }
     while (this.root.children.length > messages.length) this.root.lastElementChild?.remove();
+  }
+
+  /** Lets the user edit a message. @param {string} id */
+  edit(id) {
+    this.#views.get(id)?.edit();
   }
 
   /** Renders everything anew, as when Markdown has become available. */
