@@ -167,7 +167,7 @@ class NativeEngine(Engine):
             self._process.stdin.close()
         await asyncio.gather(*self._readers)
         await self._process.wait()
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)  # a socket and some links; no thread runs at a program's end
 
     async def _ask(self, message: Mapping[str, Any], *, load: bool = False) -> Any:
         number, replies = self._open()

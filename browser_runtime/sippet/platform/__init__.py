@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from functools import cache
 
-from .base import EngineAssets, EnginePort, Environment, Platform, Source
+from .base import EngineAssets, EnginePort, Environment, Platform, Source, Waiter
 
-__all__ = ["EngineAssets", "EnginePort", "Environment", "Platform", "Source", "current"]
+__all__ = ["EngineAssets", "EnginePort", "Environment", "Platform", "Source", "Waiter", "current"]
 
 
 @cache

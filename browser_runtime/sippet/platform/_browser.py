@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import js  # type: ignore[import-not-found]
-from pyodide.ffi import JsException, create_proxy, to_js  # type: ignore[import-not-found]
+from pyodide.ffi import JsException, can_run_sync, create_proxy, run_sync, to_js  # type: ignore[import-not-found]
 
 from ..errors import InvalidOption, ModelNotFound, RemoteUnavailable, UnsupportedEnvironment
-from .base import EngineAssets, EnginePort, Environment, Platform, Source
+from .base import EngineAssets, EnginePort, Environment, Platform, Source, Waiter
 
 try:
     import _sippet_runtime as runtime  # type: ignore[import-not-found]  # what static/js/runtime.mjs offers
 except ImportError:
     runtime = None
+
+T = TypeVar("T")
 
 GATHER = 8 << 20  # bytes of a download that are held before the browser takes them into a Blob
 
@@ -51,11 +53,31 @@ class BrowserPlatform(Platform):
         assert isinstance(source, BlobSource)
         return _object({"name": source.name, "blob": source.blob})
 
+    def waiter(self) -> Waiter:
+        if not can_run_sync():
+            raise UnsupportedEnvironment(
+                "This place can't wait: Python was not entered in a way that lets it switch stacks (JSPI).",
+                hint="Use the asynchronous sippet.SippClient, or a browser with JSPI and pyodide.runPythonAsync.",
+                details={"feature": "suspending"},
+            )
+        return StackSwitch()
+
     def trust(self, origins: Sequence[str]) -> None:
         _runtime().trustOrigins(to_js(list(origins)))
 
     def is_trusted(self, url: str) -> bool:
         return bool(_runtime().isTrusted(url))
+
+
+class StackSwitch(Waiter):
+    """Suspends the whole stack of Python calls until the work is done (JSPI); the page goes on."""
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        found: T = run_sync(work)
+        return found
+
+    def close(self) -> None:
+        pass
 
 
 class BlobSource(Source):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidOption, ModelNotFound, UnsupportedEnvironment
-from .base import EngineAssets, EnginePort, Environment, Platform, Source
+from .base import EngineAssets, EnginePort, Environment, Platform, Source, Waiter
 
 
 class CPythonPlatform(Platform):
@@ -31,6 +31,11 @@ class CPythonPlatform(Platform):
 
     def engine_file(self, source: Source) -> Any:
         raise _no_wasm()
+
+    def waiter(self) -> Waiter:
+        from ._loop_thread import LoopThread
+
+        return LoopThread()
 
     def trust(self, origins: Sequence[str]) -> None:
         raise _no_wasm()

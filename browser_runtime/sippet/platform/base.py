@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
 
 ExecutionMode = Literal["auto", "worker", "main-thread"]
 WasmThreading = Literal["auto", "pthread", "single-thread"]
@@ -81,6 +83,22 @@ class EnginePort(ABC):
         """End the engine at once and free its memory, whatever it is doing."""
 
 
+class Waiter(ABC):
+    """Runs asynchronous work for a caller that can't await."""
+
+    @abstractmethod
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for the work's outcome.
+
+        Raises:
+            UsageError: waiting here would never end.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take no more work. Safe to call twice."""
+
+
 class Platform(ABC):
     """What Sippet needs from the place where it runs."""
 
@@ -119,6 +137,14 @@ class Platform(ABC):
     @abstractmethod
     def engine_file(self, source: Source) -> Any:
         """The source as an engine host takes it."""
+
+    @abstractmethod
+    def waiter(self) -> Waiter:
+        """What waits, for the blocking client.
+
+        Raises:
+            UnsupportedEnvironment: this place can't wait without blocking everything.
+        """
 
     @abstractmethod
     def trust(self, origins: Sequence[str]) -> None:
