@@ -20,6 +20,7 @@
     ├── EngineError                the engine failed
     │   ├── EngineCrashed          it ended in the middle of its work; load again
     │   ├── ContextOverflow        the prompt is longer than the context
+    │   ├── SchemaMismatch         the answer is not what json_schema asked for
     │   └── QueueFull              too many requests wait already
     ├── RemoteError                a server answered with an error, or not at all
     │   ├── AuthenticationFailed   the server refused the credentials
@@ -196,6 +197,13 @@ class ContextOverflow(EngineError):
 
     code = "context_overflow"
     default_hint = "Shorten the prompt or load the model with a larger context (RuntimeConfig.context.n_ctx)."
+
+
+class SchemaMismatch(EngineError):
+    """The answer is not what ``json_schema`` asked for. ``details["text"]`` is the answer."""
+
+    code = "schema_mismatch"
+    default_hint = "Send the request again, or with a simpler schema."
 
 
 class QueueFull(EngineError):

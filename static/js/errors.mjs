@@ -4,8 +4,8 @@ export const CODES = Object.freeze([
   "error", "usage", "invalid_option", "unsupported_option", "unsupported_operation", "endpoint_not_found",
   "ambiguous_endpoint", "client_closed", "environment", "unsupported_environment", "asset", "storage", "model",
   "model_not_found", "invalid_model", "unsupported_model", "model_too_large", "engine", "engine_crashed",
-  "context_overflow", "queue_full", "remote", "authentication_failed", "rate_limited", "remote_unavailable",
-  "cancelled",
+  "context_overflow", "schema_mismatch", "queue_full", "remote", "authentication_failed", "rate_limited",
+  "remote_unavailable", "cancelled",
 ]);
 
 /** Any failure of sippet: `code` is stable, `message` says what happened, `hint` what to do, `details` are facts. */
