@@ -34,8 +34,39 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """One generated token, its log-probability, and those of the likeliest ones in its place.
+
+    Attributes:
+        token: its text; part of a character where a character has several tokens.
+        logprob: natural logarithm of its probability.
+        top: text and log-probability of the likeliest tokens, best first.
+        id: its number in the vocabulary, where the endpoint says.
+    """
+
+    token: str
+    logprob: float
+    top: list[tuple[str, float]]
+    id: int | None = None
+
+
+@dataclass(frozen=True)
 class TextResult:
-    """The outcome of :meth:`SippClient.query` or :meth:`SippClient.chat`."""
+    """The outcome of :meth:`SippClient.query` or :meth:`SippClient.chat`.
+
+    Attributes:
+        text: the answer, without reasoning and without the stop string.
+        finish_reason: ``stop`` (the model or a stop string ended it), ``length`` (``max_tokens`` or the context did),
+            ``tool_calls``, ``cancelled``, or ``error`` (a server withheld the rest).
+        usage: counts of tokens.
+        timings: where the time went.
+        endpoint: id of the endpoint that answered.
+        tool_calls: OpenAI-shaped calls that the model wants made.
+        reasoning: what a reasoning model thought before the answer.
+        cancel_reason: what was given to ``cancel``.
+        parsed: with ``json_schema``: the answer as a value of that schema; ``None`` where it was cut off.
+        logprobs: with ``logprobs``: one entry a generated token.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -45,6 +76,8 @@ class TextResult:
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     reasoning: str = ""
     cancel_reason: str | None = None
+    parsed: Any = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -54,3 +87,68 @@ class TokenBatch:
     text: str
     reasoning: str = ""
     index: int = 0
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """The outcome of :meth:`SippClient.embed`.
+
+    Attributes:
+        embeddings: one vector for each input, in order.
+        dimensions: numbers in a vector.
+        pooling: how token vectors became one: ``mean``, ``cls``, ``last``; ``None`` where the endpoint doesn't say.
+        normalized: whether each vector has length 1.
+        usage: counts of tokens.
+        endpoint: id of the endpoint that answered.
+    """
+
+    embeddings: list[list[float]]
+    dimensions: int
+    pooling: str | None
+    normalized: bool
+    usage: Usage
+    endpoint: str
+
+    @property
+    def embedding(self) -> list[float]:
+        """The first vector: the only one where one text was given."""
+        return self.embeddings[0]
+
+
+@dataclass(frozen=True)
+class RankedDocument:
+    """A document and how well it answers the query. ``index`` is its place in the list that was given."""
+
+    index: int
+    score: float
+    document: str
+
+
+@dataclass(frozen=True)
+class RerankResult:
+    """The outcome of :meth:`SippClient.rerank`: the best document first. Of scores, only the order counts."""
+
+    ranking: list[RankedDocument]
+    usage: Usage
+    endpoint: str
+
+
+@dataclass(frozen=True)
+class ToolsResult:
+    """The outcome of :meth:`SippClient.run_tools`.
+
+    Attributes:
+        text: the last answer's text.
+        finish_reason: the last answer's; ``tool_calls`` where the step limit came before an answer.
+        messages: the whole conversation, with the calls, what the functions returned, and the last answer.
+        steps: each answer of the model.
+        usage: tokens of all steps together.
+        endpoint: id of the endpoint that answered.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    messages: list[dict[str, Any]]
+    steps: list[TextResult]
+    usage: Usage
+    endpoint: str

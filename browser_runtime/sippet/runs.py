@@ -1,43 +1,41 @@
-"""A request under way: :class:`TextRun`, which streams, is awaited, and can be cancelled."""
+"""Requests under way: a :class:`Run` is awaited and can be cancelled; a :class:`TextRun` also streams."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from typing import Any, Generic, Self, TypeVar
 
-from .errors import SippError, UsageError
-from .results import FinishReason, TextResult, Timings, TokenBatch, Usage
+from ._answer import Answer
+from .errors import Cancelled, UsageError
+from .results import EmbedResult, RerankResult, TextResult, TokenBatch
 
 Chunks = Callable[[], AsyncGenerator[dict[str, Any], None]]
+R = TypeVar("R")
 
 
-class TextRun:
-    """One generation. It starts at once; ``await run`` gives its :class:`TextResult`.
+class Run(Generic[R]):
+    """One request. It starts at once; ``await run`` gives its result, as often as it is awaited.
 
-    ``async for batch in run.tokens`` streams (ask for it with ``emit_tokens=True``): all batches, concatenated, are the
-    result's text. A slow reader loses nothing: what arrived meanwhile comes as one batch.
+    Cancelling the task that awaits a run cancels the run.
     """
 
-    def __init__(self, chunks: Chunks, *, endpoint: str, emit_tokens: bool = False) -> None:
+    def __init__(self, work: Callable[[], Awaitable[R]], *, endpoint: str) -> None:
         """
         Args:
-            chunks: opens the engine's stream.
-            endpoint: the endpoint's id, for the result.
-            emit_tokens: whether :attr:`tokens` may be read.
+            work: does the request.
+            endpoint: the endpoint's id.
         """
         self.endpoint = endpoint
-        self._answer = _Answer()
-        self._emit = emit_tokens
+        self._work = work
         self._cancel_reason: str | None = None
-        self._news = asyncio.Event()
-        self._started = time.perf_counter()
-        self._task = asyncio.ensure_future(self._consume(chunks))
+        self._task: asyncio.Task[R] = asyncio.ensure_future(self._guarded())
         self._task.add_done_callback(self._finished)
 
     @property
-    def response(self) -> Awaitable[TextResult]:
+    def response(self) -> Awaitable[R]:
         """The result, to be awaited: the same as the run itself."""
         return self
 
@@ -53,62 +51,150 @@ class TextRun:
             return None
         return self._task.exception()
 
-    def add_done_callback(self, callback: Callable[[TextRun], Any]) -> None:
+    def add_done_callback(self, callback: Callable[[Self], Any]) -> None:
         """Call ``callback`` with the run when it has ended."""
         self._task.add_done_callback(lambda _: callback(self))
 
-    @property
-    def tokens(self) -> AsyncIterator[TokenBatch]:
-        """The text as it comes."""
-        if not self._emit:
-            raise UsageError("This run does not stream.", hint="Pass emit_tokens=True to read run.tokens.")
-        return self._batches()
+    async def _settled(self) -> None:
+        """Wait until the run has ended, whichever way. Being cancelled meanwhile leaves the run alone."""
+        await asyncio.wait([self._task])
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Stop the engine. The run then ends with what it has so far and ``finish_reason="cancelled"``."""
+        """Stop the request; nothing happens where it has ended.
+
+        A :class:`TextRun` then ends with the text so far and ``finish_reason="cancelled"``; any other run raises
+        :class:`Cancelled`.
+        """
         if not self._task.done() and self._cancel_reason is None:
             self._cancel_reason = reason
             self._task.cancel()
 
-    def __await__(self) -> Generator[Any, None, TextResult]:
+    def __await__(self) -> Generator[Any, None, R]:
         return self._result().__await__()
 
-    async def _result(self) -> TextResult:
+    async def _result(self) -> R:
         try:
             return await asyncio.shield(self._task)
         except asyncio.CancelledError:
             if self._task.cancelled() and self._cancel_reason is not None:
-                return self._cancelled()  # it was cancelled before its first step
+                return self._cancelled()  # the cancel came before the work's first step, or after its last
             self.cancel("the task that awaited it was cancelled")
+            await self._settled()
             raise
 
-    async def _consume(self, chunks: Chunks) -> TextResult:
-        stream = chunks()
+    async def _guarded(self) -> R:
         try:
-            async for chunk in stream:
-                if self._answer.add(chunk, self._started):
-                    self._news.set()
+            return await self._work()
         except asyncio.CancelledError:
             if self._cancel_reason is None:
                 raise
             return self._cancelled()
-        finally:
-            await stream.aclose()
-        return self._answer.result(self.endpoint, self._started)
 
-    def _cancelled(self) -> TextResult:
-        self._answer.finish_reason = "cancelled"
-        return self._answer.result(self.endpoint, self._started, self._cancel_reason)
+    def _cancelled(self) -> R:
+        raise Cancelled(f"The request was cancelled: {self._cancel_reason}.", hint="")
 
-    def _finished(self, task: asyncio.Task[TextResult]) -> None:
-        self._news.set()
+    def _finished(self, task: asyncio.Task[R]) -> None:
         if not task.cancelled():
             task.exception()  # a run that nobody awaits must not warn about its error
 
+
+EmbedRun = Run[EmbedResult]
+"""What :meth:`SippClient.embed` returns."""
+
+RerankRun = Run[RerankResult]
+"""What :meth:`SippClient.rerank` returns."""
+
+
+class TextRun(Run[TextResult]):
+    """One generation. ``await run`` gives its :class:`TextResult`.
+
+    ``async for batch in run.tokens`` streams (ask for it with ``emit_tokens=True``): all batches, concatenated, are the
+    result's text. A slow reader loses nothing: what arrived meanwhile comes as one batch.
+    """
+
+    def __init__(
+        self, chunks: Chunks, *, endpoint: str, emit_tokens: bool = False, parse: Callable[[str], Any] | None = None
+    ) -> None:
+        """
+        Args:
+            chunks: opens the engine's stream.
+            endpoint: the endpoint's id, for the result.
+            emit_tokens: whether :attr:`tokens` may be read.
+            parse: makes ``result.parsed`` of the text of a whole answer.
+        """
+        self._chunks = chunks
+        self._parse = parse
+        self._answer = Answer()
+        self._emit = emit_tokens
+        self._news = asyncio.Event()
+        self._started = time.perf_counter()
+        self._began: float | None = None
+        self._final: TextResult | None = None
+        super().__init__(self._consume, endpoint=endpoint)
+
+    @property
+    def tokens(self) -> AsyncIterator[TokenBatch]:
+        """The text as it comes. Each reader gets all of it.
+
+        Raises:
+            UsageError: the run was made without ``emit_tokens=True``.
+        """
+        if not self._emit:
+            raise UsageError("This run does not stream.", hint="Pass emit_tokens=True to read run.tokens.")
+        return self._batches()
+
+    @property
+    def _emits(self) -> bool:
+        """Whether the run was made with ``emit_tokens=True``."""
+        return self._emit
+
+    @property
+    def _outcome(self) -> TextResult:
+        """The result of a run that ended without an error."""
+        return self._cancelled() if self._task.cancelled() else self._task.result()
+
+    def _computing(self) -> None:
+        """Take note that the request waits no longer."""
+        self._began = time.perf_counter()
+
+    def _metrics(self) -> dict[str, float | None]:
+        """Milliseconds in the queue, and the median and 99th percentile between one arrival of text and the next."""
+        times = self._answer.times
+        gaps = sorted((b - a) * 1e3 for a, b in itertools.pairwise(times))
+        return {
+            "queue_ms": None if self._began is None else (self._began - self._started) * 1e3,
+            "inter_token_p50_ms": gaps[len(gaps) // 2] if gaps else None,
+            "inter_token_p99_ms": gaps[int(len(gaps) * 0.99)] if gaps else None,
+        }
+
+    async def _consume(self) -> TextResult:
+        stream = self._chunks()
+        try:
+            async for chunk in stream:
+                if self._answer.add(chunk):
+                    self._news.set()
+        finally:
+            await stream.aclose()
+        return self._ended()
+
+    def _cancelled(self) -> TextResult:
+        self._answer.finish_reason = "cancelled"
+        return self._ended()
+
+    def _ended(self) -> TextResult:
+        if self._final is None:
+            self._final = self._answer.result(self.endpoint, self._started, self._cancel_reason, self._parse)
+        return self._final
+
+    def _finished(self, task: asyncio.Task[TextResult]) -> None:
+        super()._finished(task)
+        self._news.set()
+
     async def _batches(self) -> AsyncIterator[TokenBatch]:
-        index = 0
+        index = seen = 0
         while True:
-            text, reasoning = self._answer.take()
+            text, reasoning = self._answer.since(seen)
+            seen = len(self._answer.pieces)
             if text or reasoning:
                 yield TokenBatch(text, reasoning, index)
                 index += 1
@@ -119,95 +205,3 @@ class TextRun:
             else:
                 self._news.clear()
                 await self._news.wait()
-
-
-class _Answer:
-    """What has come of an answer so far."""
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.reasoning: list[str] = []
-        self.fresh: list[tuple[str, str]] = []
-        self.tool_calls: dict[int, dict[str, Any]] = {}
-        self.finish_reason: FinishReason | None = None
-        self.usage: Mapping[str, Any] = {}
-        self.timings: Mapping[str, Any] = {}
-        self.first_token: float | None = None
-
-    def add(self, chunk: Mapping[str, Any], started: float) -> bool:
-        """Take in one chunk. Returns whether it brought text."""
-        self.usage = chunk.get("usage") or self.usage
-        self.timings = chunk.get("timings") or self.timings
-        brought = False
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or choice
-            text = delta.get("content") or delta.get("text") or ""
-            reasoning = delta.get("reasoning_content") or ""
-            if text or reasoning:
-                if self.first_token is None:
-                    self.first_token = time.perf_counter() - started
-                self.text.append(text)
-                self.reasoning.append(reasoning)
-                self.fresh.append((text, reasoning))
-                brought = True
-            for call in delta.get("tool_calls") or ():
-                self._add_tool_call(call)
-            if choice.get("finish_reason"):
-                self.finish_reason = _finish_reason(choice["finish_reason"])
-        return brought
-
-    def _add_tool_call(self, part: Mapping[str, Any]) -> None:
-        call = self.tool_calls.setdefault(
-            part.get("index", 0), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-        )
-        call["id"] = part.get("id") or call["id"]
-        function = part.get("function") or {}
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-
-    def take(self) -> tuple[str, str]:
-        """The text and reasoning that nobody has read yet."""
-        fresh, self.fresh = self.fresh, []
-        return "".join(t for t, _ in fresh), "".join(r for _, r in fresh)
-
-    def result(self, endpoint: str, started: float, cancel_reason: str | None = None) -> TextResult:
-        if self.finish_reason is None:
-            raise SippError("The engine ended the answer without saying why.", hint="Send the request again.")
-        return TextResult(
-            text="".join(self.text),
-            reasoning="".join(self.reasoning),
-            finish_reason=self.finish_reason,
-            usage=self._usage(),
-            timings=self._timings((time.perf_counter() - started) * 1e3),
-            endpoint=endpoint,
-            tool_calls=[self.tool_calls[i] for i in sorted(self.tool_calls)],
-            cancel_reason=cancel_reason,
-        )
-
-    def _usage(self) -> Usage:
-        usage, timings = self.usage, self.timings
-        details = usage.get("prompt_tokens_details") or {}
-        cached = details.get("cached_tokens", timings.get("cache_n", 0)) or 0
-        computed = timings.get("prompt_n", 0) or 0
-        return Usage(
-            prompt_tokens=usage.get("prompt_tokens", computed + cached),
-            cached_tokens=cached,
-            completion_tokens=usage.get("completion_tokens", timings.get("predicted_n", 0)),
-        )
-
-    def _timings(self, total_ms: float) -> Timings:
-        timings = self.timings
-        return Timings(
-            prefill_ms=timings.get("prompt_ms"),
-            time_to_first_token_ms=None if self.first_token is None else self.first_token * 1e3,
-            decode_ms=timings.get("predicted_ms"),
-            total_ms=total_ms,
-            prefill_tokens_per_second=timings.get("prompt_per_second"),
-            tokens_per_second=timings.get("predicted_per_second"),
-        )
-
-
-def _finish_reason(value: str) -> FinishReason:
-    if value in ("stop", "length", "tool_calls", "error"):
-        return value  # type: ignore[return-value]
-    return "length" if value == "max_tokens" else "stop"
