@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from scripted_engine import HELLO, MODEL, ScriptedEngine, answer, engines
+from sippet import EngineInfo, InvalidOption, SippClient, Tool, tool_schema
+from sippet._generic_tools import rewrite
+from sippet.tools import Toolbox
+
+
+@dataclass
+class Place:
+    city: str
+
+
+def weather(place: str, unit: Literal["C", "F"] = "C") -> str:
+    """The weather at a place,
+    as of now.
+
+    Args:
+        place: name of a city,
+            with its country
+        unit (str): of the temperature
+
+    Returns:
+        A sentence.
+    """
+    return f"21 {unit} in {place}"
+
+
+async def travel(to: Place, days: int = 1) -> dict[str, Any]:
+    """Book a journey."""
+    await asyncio.sleep(0)
+    return {"to": to, "days": days}
+
+
+def fails(x: int) -> int:
+    raise ValueError(f"no {x}")
+
+
+def test_a_function_describes_itself() -> None:
+    assert tool_schema(weather) == {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather at a place, as of now.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "place": {"type": "string", "description": "name of a city, with its country"},
+                    "unit": {"enum": ["C", "F"], "description": "of the temperature"},
+                },
+                "required": ["place"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    parameters = tool_schema(travel)["function"]["parameters"]
+    assert parameters["properties"]["to"]["properties"] == {"city": {"type": "string"}}
+
+
+def test_what_a_model_could_not_call_is_refused() -> None:
+    def many(*args: int) -> None: ...
+
+    def typed(x: object) -> None: ...
+
+    for function, why in ((many, "args"), (typed, "type of x"), (lambda x: x, "name")):
+        with pytest.raises(InvalidOption, match=why) as caught:
+            tool_schema(function)
+        assert caught.value.option == "tools"
+    for tools in ([], [weather, weather], [5]):
+        with pytest.raises(InvalidOption):
+            Toolbox(tools)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("weather", '{"place": "Rome"}', "21 C in Rome"),
+        ("travel", '{"to": {"city": "Rome"}, "days": 2}', '{"to": {"city": "Rome"}, "days": 2}'),
+        ("weather", "{}", '{"error": "the value lacks place"}'),
+        ("weather", '{"place": 5}', '{"error": "place is not of type string"}'),
+        ("weather", '{"place": "Rome", "when": 1}', '{"error": "when is not allowed"}'),
+        ("weather", "{", '{"error": "the arguments are not JSON"}'),
+        ("fails", '{"x": 1}', '{"error": "ValueError: no 1"}'),
+        ("nothing", "{}", '{"error": "there is no function nothing; there are weather, travel, fails"}'),
+    ],
+)
+def test_a_call_tells_the_model_what_came_of_it(name: str, arguments: str, told: str) -> None:
+    box = Toolbox([weather, travel, fails])
+    assert asyncio.run(box.call(name, arguments)) == told
+
+
+def test_a_tool_with_a_schema_of_its_own() -> None:
+    schema = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert (
+        asyncio.run(Toolbox([Tool(schema, lambda **given: sorted(given))]).call("f", '{"b": 1, "a": 2}'))
+        == '["a", "b"]'
+    )
+
+
+def calls(*requests: tuple[str, str], identity: str = "c") -> list[dict[str, Any]]:
+    parts = [
+        {"index": i, "id": identity and f"{identity}{i}", "function": {"name": name, "arguments": arguments}}
+        for i, (name, arguments) in enumerate(requests)
+    ]
+    return [{"choices": [{"delta": {"tool_calls": parts}, "finish_reason": "tool_calls"}]}]
+
+
+def loop(script: Any, template: str = "has tools", **options: Any) -> tuple[Any, ScriptedEngine]:
+    info = EngineInfo("wasm", "cpu", engine="wllama", metadata={"tokenizer.chat_template": template})
+    engine = ScriptedEngine(script, info)
+
+    async def main() -> Any:
+        with engines(engine):
+            async with SippClient() as client:
+                await client.add("it", MODEL)
+                return await client.run_tools(HELLO, [weather, travel], **options)
+
+    return asyncio.run(main()), engine
+
+
+def results(body: Any) -> list[str]:
+    return [message["content"] for message in body["messages"] if message["role"] == "tool"]
+
+
+def test_the_loop_calls_and_answers() -> None:
+    def script(body: Any) -> Any:
+        if results(body):
+            return answer("It is ", *results(body))
+        return calls(("weather", '{"place": "Rome"}'), ("weather", '{"place": "Oslo", "unit": "F"}'))
+
+    steps: list[Any] = []
+    tokens: list[str] = []
+    result, engine = loop(script, on_step=steps.append, on_tokens=lambda batch: tokens.append(batch.text))
+    assert result.text == "It is 21 C in Rome21 F in Oslo" == "".join(tokens)
+    assert result.finish_reason == "stop"
+    assert [message["role"] for message in result.messages] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert result.messages[1:] == steps
+    assert [message["tool_call_id"] for message in result.messages[2:4]] == ["c0", "c1"]
+    assert len(result.steps) == 2
+    assert result.usage.completion_tokens == sum(step.usage.completion_tokens for step in result.steps)
+    assert [tool["function"]["name"] for tool in engine.bodies[0]["tools"]] == ["weather", "travel"]
+
+
+def test_the_loop_ends_at_its_limit_with_the_calls_unanswered() -> None:
+    result, engine = loop(lambda body: calls(("weather", '{"place": "Rome"}')), max_steps=3)
+    assert len(engine.bodies) == 3
+    assert result.finish_reason == "tool_calls"
+    assert result.messages[-1]["tool_calls"]
+
+
+def test_a_call_without_an_id_gets_one() -> None:
+    result, _ = loop(
+        lambda body: answer("done") if results(body) else calls(("weather", '{"place": "a"}'), identity="")
+    )
+    assert result.messages[1]["tool_calls"][0]["id"] == result.messages[2]["tool_call_id"] != ""
+
+
+def test_a_cancelled_loop_stops_the_engine() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(lambda body: [asyncio.Event().wait()])
+        with engines(engine):
+            async with SippClient() as client:
+                await client.add("it", MODEL)
+                task = asyncio.ensure_future(client.run_tools(HELLO, [weather]))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert engine.running
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert not engine.running
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 0}, {"max_steps": True}, {"emit_tokens": True}, {"bogus": 1}])
+def test_a_wrong_option_of_the_loop_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        loop(lambda body: answer("x"), **options)
+    assert caught.value.option in options
+
+
+def test_a_template_without_tools_gets_them_in_words() -> None:
+    def script(body: Any) -> Any:
+        assert "tools" not in body
+        if any("returned" in message["content"] for message in body["messages"]):
+            return answer('{"response":', ' "It is warm."}')
+        return answer('{"tool_call": {"name": "weather", ', '"arguments": {"place": "Rome"}}}')
+
+    tokens: list[str] = []
+    result, engine = loop(script, template="none", on_tokens=lambda batch: tokens.append(batch.text))
+    assert result.text == "It is warm." == "".join(tokens)
+    first, second = engine.bodies
+    assert "weather" in first["messages"][0]["content"] and first["messages"][0]["role"] == "system"
+    assert len(first["json_schema"]["anyOf"]) == 2
+    assert json.loads(second["messages"][2]["content"])["tool_call"]["name"] == "weather"
+    assert second["messages"][3] == {"role": "user", "content": "weather returned: 21 C in Rome"}
+
+
+def test_a_forced_call_is_constrained_to_be_one() -> None:
+    tools = [tool_schema(weather), tool_schema(travel)]
+    body = {"messages": [{"role": "system", "content": "Be kind."}, *HELLO], "tools": tools, "max_tokens": 5}
+    forced = rewrite({**body, "tool_choice": "required"})
+    assert list(forced["json_schema"]["properties"]) == ["tool_call"]
+    assert forced["messages"][0]["content"].startswith("Be kind.\n\n")
+    assert forced["max_tokens"] == 5
+    named = rewrite({**body, "tool_choice": {"type": "function", "function": {"name": "travel"}}})
+    assert named["json_schema"]["properties"]["tool_call"]["properties"]["name"] == {"const": "travel"}
+    declined = rewrite({**body, "tool_choice": "none"})
+    assert "json_schema" not in declined and len(declined["messages"]) == 2
+
+
+def test_a_cut_off_answer_in_words_is_shown_as_it_is() -> None:
+    result, _ = loop(lambda body: answer('{"respon', finish="length"), template="none")
+    assert (result.text, result.finish_reason) == ('{"respon', "length")
+
+
+def test_tool_choice_holds_for_the_first_step_only() -> None:
+    def script(body: Any) -> Any:
+        if "json_schema" in body and "anyOf" not in body["json_schema"]:
+            return answer('{"tool_call": {"name": "weather", "arguments": {"place": "Rome"}}}')
+        return answer("Warm.")
+
+    result, _ = loop(script, tool_choice="required")
+    assert result.text == "Warm."
+    assert len(result.steps) == 2
