@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import platform
+from .capabilities import ENGINES, refuse_unsupported_runtime
 from .config import RuntimeConfig
 from .endpoints import LocalModel
 from .engines.base import Engine
 from .engines.wasm import plan
 from .engines.wllama import WllamaEngine
-from .errors import InvalidOption
+from .errors import InvalidOption, UnsupportedOption
 from .events import Status
 from .models.gguf import GgufHeader, check_model, check_shards, read_header
+from .models.pairing import check_adapter, check_projector, pooling_of
 from .platform.base import EngineAssets
 
 if TYPE_CHECKING:
@@ -45,10 +47,20 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
         backend=model.backend,
         n_threads=runtime.context.n_threads,
     )
+    refuse_unsupported_runtime(runtime, how.engine, ENGINES[how.engine])
+    if not how.gpu:
+        _refuse_gpu_options(runtime)
     place.trust(options.trusted_origins)
     assets = _assets(place, options, how.engine)
     sources = [await place.open_source(source, Download(progress)) for source in model.sources]
     header = await check(sources)
+    projector, adapters = None, []
+    if model.projector is not None:
+        projector = await place.open_source(model.projector, Download(progress))
+        check_projector(await read_header(projector), header)
+    for adapter in model.lora:
+        adapters.append(await place.open_source(adapter, Download(progress)))
+        check_adapter(await read_header(adapters[-1]), header)
     progress(Status("loading", "Loading the model into memory.", sum(source.size for source in sources)))
     return await WllamaEngine.load(
         place.engine_port(how.mode, options.worker_url),
@@ -56,6 +68,8 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
         [place.engine_file(source) for source in sources],
         how,
         fitted(runtime, header),
+        projector=place.engine_file(projector) if projector else None,
+        lora=[place.engine_file(adapter) for adapter in adapters],
     )
 
 
@@ -68,11 +82,30 @@ async def check(sources: Sequence[platform.Source]) -> GgufHeader:
 
 
 def fitted(runtime: RuntimeConfig, header: GgufHeader) -> RuntimeConfig:
-    """The configuration with a context size: what was asked for, else the model's own within limits."""
-    if runtime.context.n_ctx is not None:
-        return runtime
-    n_ctx = min(header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    return dataclasses.replace(runtime, context=dataclasses.replace(runtime.context, n_ctx=n_ctx))
+    """The configuration with what the model file decides: context size, and whether and how it embeds."""
+    context = runtime.context
+    changes: dict[str, Any] = {}
+    if context.n_ctx is None:
+        changes["n_ctx"] = min(header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    embeds = pooling_of(header) is not None if context.embeddings is None else context.embeddings
+    changes["embeddings"] = embeds
+    if embeds:
+        # A text that is pooled must be computed in one go.
+        whole = context.n_ctx or changes["n_ctx"]
+        changes["n_ubatch"] = context.n_ubatch or whole
+        changes["n_batch"] = context.n_batch or whole
+        if context.pooling is None and pooling_of(header) is None:
+            changes["pooling"] = "mean"
+    return dataclasses.replace(runtime, context=dataclasses.replace(context, **changes))
+
+
+def _refuse_gpu_options(runtime: RuntimeConfig) -> None:
+    for group, name in (("placement", "n_gpu_layers"), ("multimodal", "projector_on_gpu")):
+        if getattr(getattr(runtime, group), name):
+            raise UnsupportedOption(
+                name, f"RuntimeConfig.{group} does not support {name} here: the model runs on the CPU.",
+                hint='Leave it out, or add the model with backend="webgpu".',
+            )  # fmt: skip
 
 
 def _assets(place: platform.Platform, options: ClientOptions, engine: str) -> EngineAssets:

@@ -15,6 +15,7 @@ from .engines.native import NativeEngine, require_module
 from .errors import UnsupportedOption
 from .events import Status
 from .models.gguf import read_header
+from .models.pairing import check_projector, pooling_of
 from .platform.base import Source
 
 if TYPE_CHECKING:
@@ -38,13 +39,15 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
     require_module()
     for name in given(options):
         raise UnsupportedOption(name, f"{name} is an option of the browser.", hint="Leave it out here.")
+    if model.lora:
+        raise UnsupportedOption("lora", "The native engine loads no LoRA adapters.", hint="Merge them into the model.")
     place = platform.current()
     sources = [await place.open_source(source, _local.Download(progress)) for source in model.sources]
     header = await _local.check(sources)
     projector = None
     if model.projector is not None:
         projector = await place.open_source(model.projector, _local.Download(progress))
-        await read_header(projector)
+        check_projector(await read_header(projector), header)
     progress(Status("loading", "Loading the model into memory.", sum(source.size for source in sources)))
     return await NativeEngine.load(
         [_path(source) for source in sources],
@@ -53,6 +56,7 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
         backend=model.backend,
         metadata={key: value for key, value in header.metadata.items() if isinstance(value, str)},
         has_chat_template=header.chat_template is not None,
+        pooling=pooling_of(header),
     )
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import types
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from . import platform
 from .client import SippClient
 from .config import RuntimeConfig
-from .endpoints import LocalModel
-from .errors import Cancelled, SippError, UsageError
+from .endpoints import DESCRIPTORS
+from .errors import Cancelled, InvalidOption, SippError, UsageError
 from .events import ClientEvent
-from .protocol import METHODS, to_page, to_python
-from .runs import TextRun
+from .protocol import METHODS, snake, to_page, to_python
+from .runs import Run, TextRun
+from .tools import Tool
 
 Send = Callable[[dict[str, Any]], Any]
 
-_RUNTIME: dict[str, Any] = {"runtime": {group: {} for group in RuntimeConfig.__dataclass_fields__}}
+_NESTED: dict[str, Any] = {"runtime": {group: {} for group in RuntimeConfig.__dataclass_fields__}, "authentication": {}}
 
 
 class Bridge:
@@ -31,7 +34,9 @@ class Bridge:
         self._send = send
         self._client: SippClient | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._runs: dict[int, TextRun] = {}
+        self._runs: dict[int, Run[Any]] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._call_ids = itertools.count(1)
 
     def receive(self, message: Mapping[str, Any]) -> None:
         """Take in one message."""
@@ -44,7 +49,7 @@ class Bridge:
         try:
             if method not in METHODS:
                 raise UsageError(f"The runtime knows no method {method!r}.")
-            handler: Callable[[int, Mapping[str, Any]], Awaitable[Any]] = getattr(self, f"_{method}")
+            handler: Callable[[int, Mapping[str, Any]], Awaitable[Any]] = getattr(self, f"_{snake(method)}")
             self._send({"id": number, "result": to_page(await handler(number, params))})
         except SippError as error:
             self._send({"id": number, "error": error.to_dict()})
@@ -66,30 +71,82 @@ class Bridge:
         return await platform.current().environment()
 
     async def _add(self, number: int, params: Mapping[str, Any]) -> Any:
-        values = to_python(params["descriptor"], _RUNTIME)
+        values = to_python(params["descriptor"], _NESTED)
         kind = values.pop("kind", "local")
-        if kind != "local":
-            raise UsageError(f"There is no endpoint of kind {kind!r}.", hint='Use kind: "local".')
-        model = LocalModel.of({**values, "on_progress": lambda s: self._send({"id": number, "progress": to_page(s)})})
-        return await self._opened().add(params["id"], model)
+        if kind not in DESCRIPTORS:
+            raise InvalidOption(
+                "kind", f"There is no endpoint of kind {kind!r}.", hint=f"Kinds: {', '.join(DESCRIPTORS)}."
+            )
+        if kind == "local":
+            values["on_progress"] = lambda status: self._send({"id": number, "progress": to_page(status)})
+        return await self._opened().add(params["id"], DESCRIPTORS[kind].of(values))
 
     async def _remove(self, number: int, params: Mapping[str, Any]) -> None:
         await self._opened().remove(params["id"])
 
     async def _query(self, number: int, params: Mapping[str, Any]) -> Any:
-        options = to_python(params.get("options") or {})
-        run = self._opened().query(params.get("prompt"), endpoint=params.get("endpoint"), **options)  # type: ignore[arg-type]
-        return await self._follow(number, run, bool(options.get("emit_tokens")))
+        run = self._opened().query(params.get("prompt"), **_options(params))  # type: ignore[arg-type]
+        return await self._follow(number, run)
 
     async def _chat(self, number: int, params: Mapping[str, Any]) -> Any:
-        options = to_python(params.get("options") or {})
-        run = self._opened().chat(params.get("messages"), endpoint=params.get("endpoint"), **options)  # type: ignore[arg-type]
-        return await self._follow(number, run, bool(options.get("emit_tokens")))
+        run = self._opened().chat(params.get("messages"), **_options(params))  # type: ignore[arg-type]
+        return await self._follow(number, run)
 
-    async def _follow(self, number: int, run: TextRun, emit: bool) -> Any:
+    async def _embed(self, number: int, params: Mapping[str, Any]) -> Any:
+        return await self._follow(number, self._opened().embed(params.get("input"), **_options(params)))  # type: ignore[arg-type]
+
+    async def _rerank(self, number: int, params: Mapping[str, Any]) -> Any:
+        run = self._opened().rerank(params.get("query"), params.get("documents"), **_options(params))  # type: ignore[arg-type]
+        return await self._follow(number, run)
+
+    async def _tokenize(self, number: int, params: Mapping[str, Any]) -> Any:
+        return await self._opened().tokenize(params.get("text"), **_options(params))  # type: ignore[arg-type]
+
+    async def _detokenize(self, number: int, params: Mapping[str, Any]) -> Any:
+        return await self._opened().detokenize(params.get("tokens"), **_options(params))  # type: ignore[arg-type]
+
+    async def _apply_template(self, number: int, params: Mapping[str, Any]) -> Any:
+        return await self._opened().apply_template(params.get("messages"), **_options(params))  # type: ignore[arg-type]
+
+    async def _run_tools(self, number: int, params: Mapping[str, Any]) -> Any:
+        tools: list[Any] = [self._page_tool(number, schema) for schema in params.get("tools") or ()]
+        tools += python_tools(params.get("python") or "")
+        return await self._opened().run_tools(
+            params.get("messages"),  # type: ignore[arg-type]
+            tools,
+            on_tokens=lambda batch: self._send({"id": number, "tokens": to_page(batch)}),
+            on_step=lambda message: self._send({"id": number, "step": dict(message)}),
+            **_options(params),
+        )
+
+    def _page_tool(self, number: int, schema: Mapping[str, Any]) -> Tool:
+        """A tool that is a function of the page: called by a message, answered by ``toolResult``."""
+        name = schema["function"]["name"]
+
+        async def invoke(**arguments: Any) -> Any:
+            call = next(self._call_ids)
+            answer = self._calls[call] = asyncio.get_running_loop().create_future()
+            try:
+                self._send({"id": number, "call": {"call": call, "name": name, "arguments": arguments}})
+                return await answer
+            finally:
+                del self._calls[call]
+
+        return Tool(schema, invoke)
+
+    async def _tool_result(self, number: int, params: Mapping[str, Any]) -> None:
+        answer = self._calls.get(params["call"])
+        if answer is None or answer.done():
+            return  # the loop was cancelled meanwhile
+        if params.get("error") is not None:
+            answer.set_exception(RuntimeError(params["error"]))
+        else:
+            answer.set_result(params.get("content"))
+
+    async def _follow(self, number: int, run: Run[Any]) -> Any:
         self._runs[number] = run
         try:
-            if emit:
+            if isinstance(run, TextRun) and run._emits:
                 async for batch in run.tokens:
                     self._send({"id": number, "tokens": to_page(batch)})
             return await run
@@ -115,3 +172,29 @@ class Bridge:
     def _tell(self, event: ClientEvent) -> None:
         data = {key: value.to_dict() if isinstance(value, SippError) else value for key, value in event.data.items()}
         self._send({"event": {"type": event.type, "endpoint": event.endpoint, **to_page(data)}})
+
+
+def python_tools(source: str) -> list[Callable[..., Any]]:
+    """The functions that a page wrote in Python: all that ``source`` defines at its top without a leading underscore.
+
+    Raises:
+        InvalidOption: it is not Python, or it fails.
+    """
+    namespace: dict[str, Any] = {"__name__": "page_tools"}
+    try:
+        exec(compile(source, "<python>", "exec"), namespace)
+    except Exception as error:
+        raise InvalidOption("python", f"The Python tools can't be defined: {type(error).__name__}: {error}.") from error
+    return [
+        value
+        for name, value in namespace.items()
+        if isinstance(value, types.FunctionType) and not name.startswith("_") and value.__globals__ is namespace
+    ]
+
+
+def _options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's options with Python's names, its endpoint among them."""
+    options = to_python(params.get("options") or {})
+    if isinstance(options.get("lora"), Mapping):  # JavaScript's keys are always texts
+        options["lora"] = {int(key) if str(key).isdigit() else key: scale for key, scale in options["lora"].items()}
+    return {**options, "endpoint": params.get("endpoint")}

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
+from . import _requests, _tool_loop
+from ._endpoint import Endpoint
 from ._engines import open_engine
 from ._fields import build, check, option
-from ._scheduler import Scheduler
+from .capabilities import refuse_unsupported
+from .config import RuntimeConfig
 from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
-from .engines.base import Engine, StreamKind
+from .engines.base import CallKind, Engine, StreamKind
 from .errors import AmbiguousEndpoint, ClientClosed, EndpointNotFound, InvalidOption, SippError, UnsupportedOperation
 from .events import ClientEvent, Status
 from .messages import Messages, check_messages
-from .options import TextOptions, refuse_unsupported, to_body
+from .options import EmbedOptions, TextOptions
 from .platform.base import ExecutionMode, WasmThreading
-from .runs import TextRun
+from .results import EmbedResult, RerankResult, TextResult, TokenBatch, ToolsResult
+from .runs import EmbedRun, RerankRun, Run, TextRun
+from .tools import Tool, Toolbox
 
 ClientState = Literal["ready", "loading", "closed"]
+S = TypeVar("S", bound=Run[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +50,6 @@ class ClientOptions:
             raise InvalidOption(missing, f"{missing} is missing: module_url and wasm_url go together.")
 
 
-@dataclass
-class _Endpoint:
-    ref: EndpointRef
-    engine: Engine
-    scheduler: Scheduler
-    runs: set[TextRun] = dataclasses.field(default_factory=set)
-
-    async def drain(self) -> None:
-        """Wait for the runs under way."""
-        while self.runs:
-            await asyncio.wait([asyncio.ensure_future(_settled(run)) for run in self.runs])
-
-
 class SippClient:
     """Language models behind one API.
 
@@ -75,16 +67,16 @@ class SippClient:
             options: the fields of :class:`ClientOptions`.
         """
         self.options = build(ClientOptions, options, "SippClient()")
-        self._endpoints: dict[str, _Endpoint] = {}
+        self._endpoints: dict[str, Endpoint] = {}
         self._listeners: list[Callable[[ClientEvent], Any]] = []
-        self._loading = 0
-        self._adding: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        self._adding: set[asyncio.Task[Endpoint]] = set()
+        self._retiring: dict[asyncio.Task[None], Endpoint] = {}
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> ClientState:
         """``ready``, ``loading`` while an endpoint is added, ``closed``."""
-        return "closed" if self._closed else "loading" if self._loading else "ready"
+        return "closed" if self._closing else "loading" if self._adding else "ready"
 
     @property
     def endpoints(self) -> list[EndpointRef]:
@@ -104,8 +96,11 @@ class SippClient:
     async def add(self, id: str, descriptor: Descriptor) -> EndpointRef:
         """Make an endpoint ready. One that has the id already is replaced when its runs have ended.
 
+        Cancelling it stops the download or the load.
+
         Raises:
             ModelError, PlatformError, RemoteError: it can't be made ready; an endpoint of that id stays as it was.
+            ClientClosed: the client was closed meanwhile.
         """
         self._check_open()
         if not isinstance(id, str) or not id:
@@ -113,80 +108,234 @@ class SippClient:
         if not isinstance(descriptor, Descriptor):
             names = ", ".join(cls.__name__ for cls in DESCRIPTORS.values())
             raise InvalidOption("descriptor", f"add() takes one of {names}, not {type(descriptor).__name__}.")
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.ensure_future(self._open(id, descriptor))
         self._adding.add(task)
-        self._loading += 1
         self._emit("state", id, state=self.state)
         try:
-            endpoint = await self._open(id, descriptor)
+            endpoint = await task
+        except asyncio.CancelledError:
+            if self._closing:
+                raise ClientClosed("The client was closed while the endpoint was added.") from None
+            raise
         except SippError as error:
             _report(descriptor, Status("error", str(error)))
             raise
         finally:
             self._adding.discard(task)
-            self._loading -= 1
             self._emit("state", id, state=self.state)
-        if self._closed:
-            await endpoint.engine.close()
-            raise ClientClosed("The client was closed while the endpoint was added.")
         old, self._endpoints[id] = self._endpoints.get(id), endpoint
         if old:
-            await old.drain()
-            await old.engine.close()
+            await asyncio.shield(self._retire(old))
         _report(descriptor, Status("ready", "Ready."))
-        for reason in endpoint.engine.info.degraded:
+        for reason in endpoint.info.degraded:
             self._emit("degraded", id, reason=reason)
         self._emit("ready", id)
         return endpoint.ref
 
-    async def remove(self, id: str) -> None:
+    async def remove(self, id: str | EndpointRef) -> None:
         """Take an endpoint away and free its memory. Its runs are cancelled."""
         endpoint = self._find(id)
-        del self._endpoints[id]
-        await _close(endpoint)
+        del self._endpoints[endpoint.ref.id]
+        await asyncio.shield(self._retire(endpoint, "the endpoint was removed"))
 
     def query(self, prompt: str, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
         """Continue a raw prompt; no chat template is applied.
 
         Args:
-            prompt: the text to continue.
+            prompt: the text to continue; with ``media``, ``<__media__>`` stands for each image.
             endpoint: which one; may be left out where there is only one.
             options: the fields of :class:`TextOptions`.
+
+        Raises:
+            UsageError: an option is wrong, or this endpoint can't honour it.
         """
         if not isinstance(prompt, str):
             raise InvalidOption("prompt", f"prompt must be a string, not {type(prompt).__name__}.")
-        return self._run("completion", {"prompt": prompt}, endpoint, "query()", options)
+        return self._text("completion", {"prompt": prompt}, endpoint, "query()", options)
 
     def chat(self, messages: Messages, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
         """Answer a conversation, through the model's own chat template.
 
         Args:
-            messages: mappings or :class:`ChatMessage` objects with ``role`` and ``content``.
+            messages: mappings or :class:`ChatMessage` objects with ``role`` and ``content``. A content may be a list of
+                OpenAI's parts, and of ``{"type": "image", "image": bytes, path, URL or Blob}``.
             endpoint: which one; may be left out where there is only one.
             options: the fields of :class:`TextOptions`.
 
         Raises:
+            UsageError: an option is wrong, or this endpoint can't honour it.
             UnsupportedOperation: the model has no chat template.
         """
-        body = {"messages": check_messages(messages)}
+        return self._text("chat", {"messages": check_messages(messages)}, endpoint, "chat()", options)
+
+    def embed(
+        self, input: str | Sequence[str], *, endpoint: str | EndpointRef | None = None, **options: Any
+    ) -> EmbedRun:
+        """Turn texts into vectors.
+
+        A text model can embed too, where it was added with ``runtime={"context": {"embeddings": True, "pooling":
+        "mean"}}``; a model that was made for embedding needs no such thing.
+
+        Args:
+            input: a text, or several.
+            endpoint: which one; may be left out where there is only one.
+            options: the fields of :class:`EmbedOptions`.
+
+        Returns:
+            A run whose result has one vector for each text: :class:`EmbedResult`.
+
+        Raises:
+            UnsupportedOperation: the model was not loaded for embedding.
+        """
+        texts = _requests.texts_of("input", input)
+        parsed = build(EmbedOptions, options, "embed()")
         target = self._find(endpoint)
-        if target.engine.info.has_chat_template is False:
+        info = target.info
+        refuse_unsupported(parsed, info.engine or info.backend, info.backend, "embed()")
+        if info.embeds is False:
             raise UnsupportedOperation(
-                "This model has no chat template, so it can't chat.",
-                hint="Use query() with a prompt in the model's own format, or give context.chat_template.",
+                "This model was loaded for text, so it can't embed.",
+                hint='Add it with runtime={"context": {"embeddings": True, "pooling": "mean"}}, or add an embedding '
+                "model.",
             )
-        return self._run("chat", body, target.ref, "chat()", options)
+        body = _requests.embed_body(texts, parsed, target.ref.kind)
+
+        async def work() -> EmbedResult:
+            async with target.working() as (engine, _):
+                reply = await engine.call("embedding", body)
+            return _requests.embed_result(reply, parsed, info, target.ref.id)
+
+        return self._start(target, Run(work, endpoint=target.ref.id))
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        endpoint: str | EndpointRef | None = None,
+    ) -> RerankRun:
+        """Order documents by how well they answer a query.
+
+        Args:
+            query: what is looked for.
+            documents: the texts to order.
+            top_n: only this many of the best.
+            endpoint: which one; may be left out where there is only one.
+
+        Raises:
+            UnsupportedOperation: the model is no reranker.
+        """
+        if not isinstance(query, str):
+            raise InvalidOption("query", f"query must be a string, not {type(query).__name__}.")
+        texts = _requests.texts_of("documents", documents)
+        if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
+            raise InvalidOption("top_n", f"top_n must be a whole number from 1, not {top_n!r}.")
+        target = self._find(endpoint)
+        if target.ref.kind == "local" and target.info.pooling != "rank":
+            raise UnsupportedOperation("This model is no reranker.", hint="Add a reranking model.")
+
+        async def work() -> RerankResult:
+            async with target.working() as (engine, _):
+                reply = await engine.call("rerank", {"query": query, "documents": texts})
+            return _requests.rerank_result(reply, texts, top_n, target.ref.id)
+
+        return self._start(target, Run(work, endpoint=target.ref.id))
+
+    async def tokenize(
+        self,
+        text: str,
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        endpoint: str | EndpointRef | None = None,
+    ) -> list[int]:
+        """The tokens of a text.
+
+        Args:
+            text: any text.
+            add_special: add the tokens that the model expects at the start or end.
+            parse_special: read texts like ``<|im_end|>`` as the tokens that they stand for.
+            endpoint: which one; may be left out where there is only one.
+
+        Raises:
+            UnsupportedOperation: the engine has no such operation.
+        """
+        if not isinstance(text, str):
+            raise InvalidOption("text", f"text must be a string, not {type(text).__name__}.")
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
+        reply = await self._call("tokenize", body, endpoint)
+        return [int(token) for token in reply["tokens"]]
+
+    async def detokenize(self, tokens: Sequence[int], *, endpoint: str | EndpointRef | None = None) -> str:
+        """The text of tokens.
+
+        Raises:
+            UnsupportedOperation: the engine has no such operation.
+        """
+        if isinstance(tokens, str) or not all(isinstance(t, int) and not isinstance(t, bool) for t in tokens):
+            raise InvalidOption("tokens", "tokens must be a list of whole numbers.")
+        return str((await self._call("detokenize", {"tokens": list(tokens)}, endpoint))["content"])
+
+    async def apply_template(self, messages: Messages, *, endpoint: str | EndpointRef | None = None) -> str:
+        """The prompt that the model's chat template makes of a conversation.
+
+        Raises:
+            UnsupportedOperation: the engine has no such operation.
+        """
+        return str((await self._call("template", {"messages": check_messages(messages)}, endpoint))["prompt"])
+
+    async def run_tools(
+        self,
+        messages: Messages,
+        tools: Sequence[Callable[..., Any] | Tool],
+        *,
+        max_steps: int = 8,
+        endpoint: str | EndpointRef | None = None,
+        on_tokens: Callable[[TokenBatch], Any] | None = None,
+        on_step: Callable[[Mapping[str, Any]], Any] | None = None,
+        **options: Any,
+    ) -> ToolsResult:
+        """Answer a conversation, calling Python functions whenever the model asks for it.
+
+        Args:
+            messages: as for :meth:`chat`.
+            tools: functions with type hints and a docstring, plain ones or coroutine functions.
+            max_steps: most answers of the model, the last one included.
+            endpoint: which one; may be left out where there is only one.
+            on_tokens: called with each batch of text as it comes.
+            on_step: called with each message that is added to the conversation.
+            options: the fields of :class:`TextOptions`. ``tool_choice`` other than ``auto`` holds for the first step.
+        """
+        if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+            raise InvalidOption("max_steps", f"max_steps must be a whole number from 1, not {max_steps!r}.")
+        for name in ("tools", "emit_tokens"):
+            if name in options:
+                raise InvalidOption(name, f"run_tools() sets {name} itself.")
+
+        tool_choice = options.pop("tool_choice", None)
+
+        def answer(conversation: Messages, **step: Any) -> TextRun:
+            return self.chat(conversation, endpoint=endpoint, **options, **step)
+
+        return await _tool_loop.run(
+            answer, check_messages(messages), Toolbox(tools), max_steps, tool_choice, on_tokens, on_step
+        )
 
     async def close(self) -> None:
         """Cancel what runs and free everything. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         for task in self._adding:
             task.cancel()
-        endpoints, self._endpoints = list(self._endpoints.values()), {}
-        await asyncio.gather(*(_close(endpoint) for endpoint in endpoints))
+        if self._adding:
+            await asyncio.wait(self._adding)
+        reason = "the client was closed"
+        endpoints, self._endpoints = [*self._endpoints.values(), *self._retiring.values()], {}
+        await asyncio.gather(*(endpoint.close(reason) for endpoint in endpoints))
         self._emit("closed", None)
         self._listeners.clear()
 
@@ -198,16 +347,31 @@ class SippClient:
     ) -> None:
         await self.close()
 
-    async def _open(self, id: str, descriptor: Descriptor) -> _Endpoint:
+    async def _open(self, id: str, descriptor: Descriptor) -> Endpoint:
         def progress(status: Status) -> None:
             _report(descriptor, status)
             self._emit("progress", id, status=status)
 
-        engine = await open_engine(descriptor, self.options, progress)
-        ref = EndpointRef(descriptor.kind, id, engine.info)
-        return _Endpoint(ref, engine, Scheduler(engine.info.n_parallel, descriptor.max_queued_requests))
+        def load() -> Coroutine[Any, Any, Engine]:
+            return open_engine(descriptor, self.options, progress)
 
-    def _run(
+        engine = await load()
+        ref = EndpointRef(descriptor.kind, id, engine.info)
+        runtime = (
+            RuntimeConfig.of(descriptor.runtime)
+            if isinstance(descriptor, LocalModel)
+            else RuntimeConfig.of({"scheduler": {"max_queued_requests": descriptor.max_queued_requests}})
+        )
+        return Endpoint(ref, engine, load, runtime, lambda state: self._emit("state", id, state=state))
+
+    def _retire(self, endpoint: Endpoint, reason: str | None = None) -> asyncio.Task[None]:
+        """Free an endpoint that no request can name any more."""
+        task = asyncio.ensure_future(endpoint.close(reason))
+        self._retiring[task] = endpoint
+        task.add_done_callback(self._retiring.pop)
+        return task
+
+    def _text(
         self,
         kind: StreamKind,
         body: dict[str, Any],
@@ -217,33 +381,53 @@ class SippClient:
     ) -> TextRun:
         target = self._find(endpoint)
         parsed = build(TextOptions, options, where)
-        refuse_unsupported(parsed, target.engine.info.backend, where)
-        request = {**body, **to_body(parsed)}
-        target.engine.check(kind, request)
+        request = _requests.TextRequest(kind, body, parsed, target, where)
 
         async def chunks() -> AsyncGenerator[dict[str, Any], None]:
-            async with target.scheduler.slot():
+            await request.prepare()
+            async with target.working(parsed.context_key) as (engine, slot):
+                run._computing()
                 self._emit("request_started", target.ref.id)
-                stream = target.engine.stream(kind, request)
+                stream = request.stream(engine, slot)
                 try:
                     async for chunk in stream:
                         yield chunk
                 finally:
                     await stream.aclose()
 
-        run = TextRun(chunks, endpoint=target.ref.id, emit_tokens=parsed.emit_tokens)
-        target.runs.add(run)
+        run = TextRun(chunks, endpoint=target.ref.id, emit_tokens=parsed.emit_tokens, parse=request.parse)
+        return self._start(target, run)
+
+    async def _call(
+        self, kind: CallKind, body: Mapping[str, Any], endpoint: str | EndpointRef | None
+    ) -> dict[str, Any]:
+        target = self._find(endpoint)
+
+        async def work() -> dict[str, Any]:
+            engine = await target.ready()  # no slot: it computes nothing
+            return await engine.call(kind, body)
+
+        run: Run[dict[str, Any]] = self._start(target, Run(work, endpoint=target.ref.id))
+        return await run
+
+    def _start(self, target: Endpoint, run: S) -> S:
+        target.add_run(run)
         run.add_done_callback(lambda run: self._ended(target, run))
         return run
 
-    def _ended(self, target: _Endpoint, run: TextRun) -> None:
-        target.runs.discard(run)
-        if run.error is None:
-            self._emit("request_completed", target.ref.id)
-        else:
+    def _ended(self, target: Endpoint, run: Run[Any]) -> None:
+        if run.error is not None:
             self._emit("request_failed", target.ref.id, error=run.error)
+            return
+        data: dict[str, Any] = {}
+        if isinstance(run, TextRun):
+            result: TextResult = run._outcome
+            data = {"finish_reason": result.finish_reason, "usage": result.usage, "timings": result.timings}
+            if target.runtime.observability.runtime_metrics:
+                data["metrics"] = run._metrics()
+        self._emit("request_completed", target.ref.id, **data)
 
-    def _find(self, endpoint: str | EndpointRef | None) -> _Endpoint:
+    def _find(self, endpoint: str | EndpointRef | None) -> Endpoint:
         self._check_open()
         if endpoint is None:
             if len(self._endpoints) == 1:
@@ -258,7 +442,7 @@ class SippClient:
         return self._endpoints[name]
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closing:
             raise ClientClosed("The client is closed.")
 
     def _emit(self, type: Any, endpoint: str | None, **data: Any) -> None:
@@ -270,16 +454,3 @@ class SippClient:
 def _report(descriptor: Descriptor, status: Status) -> None:
     if isinstance(descriptor, LocalModel) and descriptor.on_progress:
         descriptor.on_progress(status)
-
-
-async def _settled(run: TextRun) -> None:
-    with suppress(SippError, asyncio.CancelledError):
-        await run
-
-
-async def _close(endpoint: _Endpoint) -> None:
-    runs = list(endpoint.runs)
-    for run in runs:
-        run.cancel("the endpoint was closed")
-    await asyncio.gather(*(_settled(run) for run in runs))
-    await endpoint.engine.close()

@@ -27,6 +27,7 @@ class LocalModel:
     Args:
         source: a URL, a path (CPython), a user's ``File`` (browser), or a list of shards of one of these kinds.
         projector: the model's image projector, from the same kinds of source.
+        lora: LoRA adapters; a request turns them on by their place in this list.
         backend: ``cpu``, ``webgpu``, or ``auto``.
         runtime: how to run it; a :class:`RuntimeConfig` or a mapping of its groups.
         on_progress: called with a :class:`Status` as the model is fetched and loaded.
@@ -39,6 +40,7 @@ class LocalModel:
     backend: BackendChoice = "auto"
     runtime: RuntimeConfig | Mapping[str, Any] = dataclasses.field(default_factory=RuntimeConfig)
     on_progress: OnProgress | None = None
+    lora: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         if self.source is None or self.source in ("", [], ()):

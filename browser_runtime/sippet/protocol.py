@@ -1,7 +1,8 @@
 """What a page and the runtime say to each other; ``static/js/protocol.mjs`` is the other half, a test compares them.
 
 Page to runtime: ``{id, method, params}``. Runtime to page: ``{id, result}``, ``{id, error}``, ``{id, progress}``,
-``{id, tokens}`` and ``{event}``. Names are camelCase there and snake_case here; :func:`to_python` and
+``{id, tokens}``, ``{id, step}``, ``{id, call}`` (of a tool that is a function of the page, which answers with the
+method ``toolResult``) and ``{event}``. Names are camelCase there and snake_case here; :func:`to_python` and
 :func:`to_page` translate names, never values that belong to the user.
 """
 
@@ -12,13 +13,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-METHODS = ("open", "add", "remove", "query", "chat", "cancel", "environment", "close")
-REPLIES = ("result", "error", "progress", "tokens", "event")
+METHODS = (
+    "open", "add", "remove", "query", "chat", "embed", "rerank", "tokenize", "detokenize", "applyTemplate", "runTools",
+    "toolResult", "cancel", "environment", "close",
+)  # fmt: skip
+REPLIES = ("result", "error", "progress", "tokens", "step", "call", "event")
 
 
 def snake(name: str) -> str:
     """``maxTokens`` → ``max_tokens``."""
-    return re.sub(r"(?<=[a-z0-9])[A-Z]", lambda m: "_" + m[0].lower(), name)
+    return re.sub(r"(?<!^)[A-Z]", lambda m: "_" + m[0].lower(), name)
 
 
 def camel(name: str) -> str:

@@ -18,24 +18,25 @@ switching (JSPI), elsewhere the constructor raises :class:`UnsupportedEnvironmen
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from . import client, platform, runs
 from .client import ClientOptions, ClientState
 from .endpoints import Descriptor, EndpointRef
 from .events import ClientEvent
 from .messages import Messages
-from .results import TextResult, TokenBatch
+from .results import EmbedResult, RerankResult, TextResult, TokenBatch, ToolsResult
+from .tools import Tool
 
 T = TypeVar("T")
 
 
-class TextRun:
-    """One generation. It starts at once; :attr:`response` waits for its :class:`TextResult`."""
+class Run(Generic[T]):
+    """One request. It starts at once; :attr:`response` waits for its result."""
 
-    def __init__(self, waiter: platform.Waiter, run: runs.TextRun) -> None:
+    def __init__(self, waiter: platform.Waiter, run: runs.Run[T]) -> None:
         """
         Args:
             waiter: waits.
@@ -46,7 +47,7 @@ class TextRun:
         self.endpoint = run.endpoint
 
     @property
-    def response(self) -> TextResult:
+    def response(self) -> T:
         """The result; waits for it."""
         return self._waiter.run(_outcome(self._run))
 
@@ -60,21 +61,35 @@ class TextRun:
         """What made the run fail, once it has ended; ``None`` while it runs and where it ended well."""
         return self._run.error
 
-    @property
-    def tokens(self) -> Iterator[TokenBatch]:
-        """The text as it comes; each step waits for more."""
-        return self._batches(self._run.tokens)
-
-    def add_done_callback(self, callback: Callable[[TextRun], Any]) -> None:
+    def add_done_callback(self, callback: Callable[[Self], Any]) -> None:
         """Call ``callback`` with the run when it has ended."""
         self._waiter.run(_calling(lambda: self._run.add_done_callback(lambda _: callback(self))))
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Stop the engine. The run then ends with what it has so far and ``finish_reason="cancelled"``.
+        """Stop the request; nothing happens where it has ended.
 
-        May be called from any thread but the client's own.
+        A :class:`TextRun` then ends with the text so far and ``finish_reason="cancelled"``; any other run raises
+        :class:`Cancelled`. May be called from any thread but the client's own.
         """
         self._waiter.run(_calling(lambda: self._run.cancel(reason)))
+
+
+class TextRun(Run[TextResult]):
+    """One generation; :attr:`response` waits for its :class:`TextResult`."""
+
+    def __init__(self, waiter: platform.Waiter, run: runs.TextRun) -> None:
+        """
+        Args:
+            waiter: waits.
+            run: what it waits for.
+        """
+        super().__init__(waiter, run)
+        self._text = run
+
+    @property
+    def tokens(self) -> Iterator[TokenBatch]:
+        """The text as it comes; each step waits for more."""
+        return self._batches(self._text.tokens)
 
     def _batches(self, tokens: Any) -> Iterator[TokenBatch]:
         while (batch := self._waiter.run(_next(tokens))) is not None:
@@ -123,7 +138,7 @@ class SippClient:
         """
         return self._waiter.run(self._client.add(id, descriptor))
 
-    def remove(self, id: str) -> None:
+    def remove(self, id: str | EndpointRef) -> None:
         """Take an endpoint away and free its memory. Its runs are cancelled."""
         self._waiter.run(self._client.remove(id))
 
@@ -150,6 +165,72 @@ class SippClient:
         """
         return self._text(lambda: self._client.chat(messages, endpoint=endpoint, **options))
 
+    def embed(
+        self, input: str | Sequence[str], *, endpoint: str | EndpointRef | None = None, **options: Any
+    ) -> Run[EmbedResult]:
+        """Turn texts into vectors. See :meth:`sippet.client.SippClient.embed`."""
+        return Run(self._waiter, self._start(lambda: self._client.embed(input, endpoint=endpoint, **options)))
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        endpoint: str | EndpointRef | None = None,
+    ) -> Run[RerankResult]:
+        """Order documents by how well they answer a query. See :meth:`sippet.client.SippClient.rerank`."""
+        start = self._start(lambda: self._client.rerank(query, documents, top_n=top_n, endpoint=endpoint))
+        return Run(self._waiter, start)
+
+    def tokenize(
+        self,
+        text: str,
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        endpoint: str | EndpointRef | None = None,
+    ) -> list[int]:
+        """The tokens of a text. See :meth:`sippet.client.SippClient.tokenize`."""
+        return self._waiter.run(
+            self._client.tokenize(text, add_special=add_special, parse_special=parse_special, endpoint=endpoint)
+        )
+
+    def detokenize(self, tokens: Sequence[int], *, endpoint: str | EndpointRef | None = None) -> str:
+        """The text of tokens."""
+        return self._waiter.run(self._client.detokenize(tokens, endpoint=endpoint))
+
+    def apply_template(self, messages: Messages, *, endpoint: str | EndpointRef | None = None) -> str:
+        """The prompt that the model's chat template makes of a conversation."""
+        return self._waiter.run(self._client.apply_template(messages, endpoint=endpoint))
+
+    def run_tools(
+        self,
+        messages: Messages,
+        tools: Sequence[Callable[..., Any] | Tool],
+        *,
+        max_steps: int = 8,
+        endpoint: str | EndpointRef | None = None,
+        on_tokens: Callable[[TokenBatch], Any] | None = None,
+        on_step: Callable[[Mapping[str, Any]], Any] | None = None,
+        **options: Any,
+    ) -> ToolsResult:
+        """Answer a conversation, calling functions, in the client's thread, whenever the model asks for it.
+
+        See :meth:`sippet.client.SippClient.run_tools`.
+        """
+        return self._waiter.run(
+            self._client.run_tools(
+                messages,
+                tools,
+                max_steps=max_steps,
+                endpoint=endpoint,
+                on_tokens=on_tokens,
+                on_step=on_step,
+                **options,
+            )
+        )
+
     def close(self) -> None:
         """Cancel what runs and free everything. Safe to call twice."""
         self._end()
@@ -163,7 +244,10 @@ class SippClient:
         self.close()
 
     def _text(self, start: Callable[[], runs.TextRun]) -> TextRun:
-        return TextRun(self._waiter, self._waiter.run(_calling(start)))
+        return TextRun(self._waiter, self._start(start))
+
+    def _start(self, start: Callable[[], T]) -> T:
+        return self._waiter.run(_calling(start))
 
 
 def _end(waiter: platform.Waiter, ended: client.SippClient) -> None:
@@ -179,7 +263,7 @@ async def _calling(function: Callable[[], T]) -> T:
     return function()
 
 
-async def _outcome(run: runs.TextRun) -> TextResult:
+async def _outcome(run: runs.Run[T]) -> T:
     return await run
 
 
@@ -187,4 +271,4 @@ async def _next(tokens: Any) -> TokenBatch | None:
     return await anext(tokens, None)
 
 
-__all__ = ["SippClient", "TextRun"]
+__all__ = ["Run", "SippClient", "TextRun"]

@@ -61,8 +61,8 @@ export class SippClient {
   /**
    * Make an endpoint ready.
    * @param {string} id
-   * @param {{kind?: "local", source: string|Blob|(string|Blob)[], backend?: string, runtime?: object,
-   *   onProgress?: (status: object) => void, signal?: AbortSignal}} descriptor
+   * @param {{kind?: "local"|"gateway"|"provider", onProgress?: (status: object) => void, signal?: AbortSignal}}
+   *   descriptor the Python `LocalModel`, `Gateway` or `Provider` in camelCase
    * @returns {Promise<{kind: string, id: string, info: object}>}
    */
   async add(id, {onProgress, signal, ...descriptor}) {
@@ -94,6 +94,72 @@ export class SippClient {
     return this.#run("chat", {messages, endpoint: idOf(endpoint), options}, signal);
   }
 
+  /**
+   * Turn texts into vectors.
+   * @param {string|string[]} input
+   * @param {object} [options] the Python `EmbedOptions` in camelCase, `endpoint`, and `signal`
+   * @returns {Run} of `{embeddings, dimensions, pooling, normalized, usage}`
+   */
+  embed(input, options) {
+    return this.#single("embed", {input}, options);
+  }
+
+  /**
+   * Order documents by how well they answer a query.
+   * @param {string} query
+   * @param {string[]} documents
+   * @param {{topN?: number, endpoint?: string|object, signal?: AbortSignal}} [options]
+   * @returns {Run} of `{ranking: [{index, score, document}]}`
+   */
+  rerank(query, documents, options) {
+    return this.#single("rerank", {query, documents}, options);
+  }
+
+  /** The tokens of a text. @param {string} text @param {object} [options] @returns {Promise<number[]>} */
+  async tokenize(text, options) {
+    return this.#single("tokenize", {text}, options);
+  }
+
+  /** The text of tokens. @param {number[]} tokens @param {object} [options] @returns {Promise<string>} */
+  async detokenize(tokens, options) {
+    return this.#single("detokenize", {tokens}, options);
+  }
+
+  /** The prompt of a conversation. @param {object[]} messages @param {object} [options] @returns {Promise<string>} */
+  async applyTemplate(messages, options) {
+    return this.#single("applyTemplate", {messages}, options);
+  }
+
+  /**
+   * Answer a conversation, calling functions whenever the model asks for it.
+   * @param {object[]} messages
+   * @param {{name: string, description?: string, parameters?: object, call: (args: object) => any}[]} tools functions
+   *   of the page, with the JSON schema of their arguments
+   * @param {object} [options] the Python `TextOptions` in camelCase, `maxSteps`, `endpoint`, `signal`; `python`: source
+   *   whose functions are tools too, run in the runtime; `onTokens`, `onStep`: called as the conversation goes on
+   * @returns {Run} of `{text, finishReason, messages, steps, usage}`
+   */
+  runTools(messages, tools = [], {endpoint, signal, python, onTokens, onStep, ...options} = {}) {
+    const schemas = tools.map(({name, description = "", parameters = {type: "object"}}) => ({
+      type: "function", function: {name, description, parameters},
+    }));
+    const params = {messages, tools: schemas, python, endpoint: idOf(endpoint), options};
+    const byName = new Map(tools.map((tool) => [tool.name, tool.call]));
+    const call = ({call: number, name, arguments: values}) => this.#callTool(number, byName.get(name), values);
+    const request = this.#request("runTools", params, {tokens: onTokens, step: onStep, call, signal});
+    return new Run(request.promise, (reason) => this.#cancel(request.id, reason));
+  }
+
+  async #callTool(number, tool, values) {
+    const params = {call: number};
+    try {
+      params.content = (await tool(values)) ?? null;
+    } catch (error) {
+      params.error = String(error?.message ?? error);
+    }
+    this.#request("toolResult", params).promise.catch(() => {}); // the loop's own request reports what went wrong
+  }
+
   /** Cancel what runs and free everything. Safe to call twice. */
   close() {
     this.#closed ??= this.#close();
@@ -113,6 +179,11 @@ export class SippClient {
     this.#listeners.clear();
   }
 
+  #single(method, params, {endpoint, signal, ...options} = {}) {
+    const request = this.#request(method, {...params, endpoint: idOf(endpoint), options}, {signal});
+    return new Run(request.promise, (reason) => this.#cancel(request.id, reason));
+  }
+
   #run(method, params, signal) {
     const inbox = new TokenInbox(Boolean(params.options.emitTokens));
     const request = this.#request(method, params, {tokens: (batch) => inbox.put(batch), signal});
@@ -120,14 +191,14 @@ export class SippClient {
     return new TextRun(request.promise, inbox, (reason) => this.#cancel(request.id, reason));
   }
 
-  #request(method, params = {}, {progress, tokens, signal} = {}) {
+  #request(method, params = {}, {progress, tokens, step, call, signal} = {}) {
     const id = ++this.#lastId;
     const promise = new Promise((resolve, reject) => {
       if (this.#state === "closed") {
         reject(new SippError({code: "client_closed", message: "The client is closed.", hint: "Make a new SippClient."}));
         return;
       }
-      this.#requests.set(id, {resolve, reject, progress, tokens});
+      this.#requests.set(id, {resolve, reject, progress, tokens, step, call});
       try {
         this.#port.postMessage({id, method, params});
       } catch (error) {
@@ -158,6 +229,8 @@ export class SippClient {
     if (!request) return;
     if ("progress" in message) request.progress?.(message.progress);
     else if ("tokens" in message) request.tokens?.(message.tokens);
+    else if ("step" in message) request.step?.(message.step);
+    else if ("call" in message) request.call?.(message.call);
     else {
       this.#requests.delete(message.id);
       if ("error" in message) request.reject(new SippError(message.error));
@@ -177,28 +250,20 @@ export class SippClient {
   }
 }
 
-/** One generation: a promise of its result that also streams and can be cancelled. */
-export class TextRun {
-  #inbox;
+/** A request under way: a promise of its result that can be cancelled. */
+export class Run {
+  #cancel;
 
-  constructor(promise, inbox, cancel) {
-    /** The final result. @type {Promise<object>} */
+  constructor(promise, cancel) {
+    /** The result. @type {Promise<object>} */
     this.response = promise;
     this.response.catch(() => {}); // a run that nobody awaits must not be an unhandled rejection
-    this.#inbox = inbox;
     this.#cancel = cancel;
   }
 
-  #cancel;
-
-  /** Stop the engine; what has come so far stays on the result. @param {string} [reason] */
+  /** Stop it. A text run keeps what has come so far; any other one fails with `cancelled`. @param {string} [reason] */
   cancel(reason = "cancelled") {
     this.#cancel(reason);
-  }
-
-  /** The text as it comes; ask for it with `emitTokens: true`. @type {AsyncIterable<{text: string}>} */
-  get tokens() {
-    return this.#inbox.read();
   }
 
   then(...handlers) {
@@ -211,6 +276,21 @@ export class TextRun {
 
   finally(handler) {
     return this.response.finally(handler);
+  }
+}
+
+/** One generation, which also streams. */
+export class TextRun extends Run {
+  #inbox;
+
+  constructor(promise, inbox, cancel) {
+    super(promise, cancel);
+    this.#inbox = inbox;
+  }
+
+  /** The text as it comes; ask for it with `emitTokens: true`. @type {AsyncIterable<{text: string}>} */
+  get tokens() {
+    return this.#inbox.read();
   }
 }
 

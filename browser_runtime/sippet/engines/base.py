@@ -20,7 +20,24 @@ CallKind = Literal["embedding", "rerank", "tokenize", "detokenize", "template"]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Facts about what was loaded. ``None`` where the engine can't know (a remote one, say)."""
+    """Facts about what was loaded. ``None`` where the engine can't know (a remote one, say).
+
+    Attributes:
+        backend: the kind of engine.
+        accelerator: ``cpu``, ``webgpu``, or what else computes.
+        threads: compute threads.
+        n_ctx: tokens of context, all slots together.
+        n_parallel: slots: requests that are computed together.
+        n_vocab, n_embd: tokens in the vocabulary, numbers in a token's vector.
+        load_ms: how long loading took.
+        has_chat_template: it can chat.
+        has_vision: it reads images.
+        embeds: it was loaded so that it can embed.
+        pooling: how it makes one vector of a text's.
+        media_marker: what stands for an image in a raw prompt that the engine reads.
+        engine: the engine's name in ``capabilities.ENGINES``; empty means the backend's name.
+        metadata: the model file's own facts, as text.
+    """
 
     backend: Backend
     accelerator: str
@@ -31,6 +48,11 @@ class EngineInfo:
     n_embd: int | None = None
     load_ms: float | None = None
     has_chat_template: bool | None = None
+    has_vision: bool | None = None
+    embeds: bool | None = None
+    pooling: str | None = None
+    media_marker: str = "<__media__>"
+    engine: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
     """Sentences: what runs in a lesser way than was asked, why, and what to do."""

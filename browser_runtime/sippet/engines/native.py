@@ -59,6 +59,7 @@ class NativeEngine(Engine):
         backend: BackendChoice = "auto",
         metadata: Mapping[str, str] | None = None,
         has_chat_template: bool | None = None,
+        pooling: str | None = None,
     ) -> NativeEngine:
         """Start a process and load a model into it. Cancelling this ends the process.
 
@@ -69,6 +70,7 @@ class NativeEngine(Engine):
             backend: ``cpu``, or ``auto``: a GPU where the installed wheel has one.
             metadata: the model's, for :attr:`info`.
             has_chat_template: whether the model's file has one.
+            pooling: how the model's file says that it pools.
 
         Raises:
             UnsupportedEnvironment: the wheel is not installed, or the backend is the browser's.
@@ -110,6 +112,9 @@ class NativeEngine(Engine):
             n_embd=found["n_embd"],
             load_ms=found["load_ms"],
             has_chat_template=bool(config.context.chat_template or has_chat_template),
+            has_vision=projector is not None,
+            embeds=bool(config.context.embeddings),
+            pooling=config.context.pooling or pooling,
             metadata=dict(metadata or {}),
         )
         return engine

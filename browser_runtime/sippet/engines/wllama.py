@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 import time
@@ -21,14 +22,25 @@ from ..errors import (
     ModelTooLarge,
     SippError,
     UnsupportedModel,
+    UnsupportedOperation,
 )
+from ..models.pairing import POOLING
 from ..platform.base import EngineAssets, EnginePort
 from . import _glue
-from .base import Engine, EngineInfo, StreamKind
+from .base import CallKind, Engine, EngineInfo, StreamKind
 from .wasm import WasmPlan
 
 MICRO_BATCH = 64
 """Tokens of prefill between two looks at the messages: a cancel waits for this many. Measured: 7 % slower than 512."""
+
+ALL_LAYERS = 999
+"""More layers than any model has."""
+
+_OPERATIONS = {
+    "tokenize": "tokenizer of its own to call",
+    "detokenize": "tokenizer of its own to call",
+    "template": "way to apply a chat template alone",
+}
 
 GRACE = 120.0
 """Seconds that opening the module may take. A blocked script or WASM file makes it hang without an error."""
@@ -51,7 +63,15 @@ class WllamaEngine(Engine):
 
     @classmethod
     async def load(
-        cls, port: EnginePort, assets: EngineAssets, files: Sequence[Any], plan: WasmPlan, config: RuntimeConfig
+        cls,
+        port: EnginePort,
+        assets: EngineAssets,
+        files: Sequence[Any],
+        plan: WasmPlan,
+        config: RuntimeConfig,
+        *,
+        projector: Any = None,
+        lora: Sequence[Any] = (),
     ) -> WllamaEngine:
         """Open the module and load a model into it; on any failure the host is ended.
 
@@ -61,12 +81,18 @@ class WllamaEngine(Engine):
             files: the model's files as :meth:`Platform.engine_file` makes them, in order.
             plan: how to run.
             config: the model's configuration.
+            projector: the image projector's file.
+            lora: the files of LoRA adapters.
         """
         engine = cls(port)
         try:
             started = time.perf_counter()
-            await engine._open(assets, files, plan)
-            reply = await engine._load([file.name for file in files], plan, config)
+            extra = [projector] if projector else []
+            await engine._open(assets, [*files, *extra, *lora], plan)
+            values = _load_values([file.name for file in files], plan, config)
+            values |= {"mmproj_path": f"/models/{projector.name}"} if projector else {}
+            values |= _lora_values([file.name for file in lora]) if lora else {}
+            reply = await engine._load(values)
             engine.info = _info(reply, plan, config, (time.perf_counter() - started) * 1e3)
         except BaseException:
             await engine.close()
@@ -76,6 +102,9 @@ class WllamaEngine(Engine):
     async def stream(
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
     ) -> AsyncGenerator[dict[str, Any], None]:
+        if kind == "chat":
+            messages, files = _take_images(body["messages"], self.info.media_marker)
+            body = {**body, "messages": messages}
         request = {
             **body,
             "stream": True,
@@ -83,7 +112,15 @@ class WllamaEngine(Engine):
             "timings_per_token": True,  # real counts, also for a run that is cancelled
         }
         values = {"is_chat": kind == "chat", "data_json": json.dumps(request), "files": list(files)}
-        request_id = await self._start("completion", "cmpl_req", values)
+        answers = self._answers(await self._start("completion", "cmpl_req", values))
+        try:
+            async for chunk in answers:
+                yield chunk
+        finally:
+            await answers.aclose()
+
+    async def _answers(self, request_id: int) -> AsyncGenerator[dict[str, Any], None]:
+        """What a request gives, until it has no more; leaving early stops it."""
         poll = _glue.encode("gres_req", {"req_id": request_id})
         stream_id = next(self._ids)
         queue = self._streams[stream_id] = asyncio.Queue()
@@ -108,6 +145,35 @@ class WllamaEngine(Engine):
             del self._streams[stream_id]
             if not finished:
                 self._stop(stream_id, request_id)
+
+    async def call(self, kind: CallKind, body: Mapping[str, Any]) -> dict[str, Any]:
+        if kind == "embedding":
+            # Several inputs in one action would be lost beyond the first slots, so each goes alone.
+            replies = [await self._ask("embedding", "embd_req", {**body, "input": text}) for text in body["input"]]
+            rows = [{**reply["data"][0], "index": index} for index, reply in enumerate(replies)]
+            tokens = sum(reply["usage"]["prompt_tokens"] for reply in replies)
+            return {"data": rows, "usage": {"prompt_tokens": tokens}}
+        if kind == "rerank":
+            replies = [
+                await self._ask("rerank", "rrnk_req", {**body, "documents": [document]})
+                for document in body["documents"]
+            ]
+            rows = [{**reply["results"][0], "index": index} for index, reply in enumerate(replies)]
+            tokens = sum(reply["usage"]["prompt_tokens"] for reply in replies)
+            return {"results": rows, "usage": {"prompt_tokens": tokens}}
+        raise UnsupportedOperation(
+            f"wllama's engine has no {_OPERATIONS[kind]}.",
+            hint="Sippet's own engine has it; so have native and llama-server endpoints.",
+            details={"engine": self.info.engine, "operation": kind},
+        )
+
+    async def _ask(self, action: str, message: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One request with one answer."""
+        values: dict[str, Any] = {"data_json": json.dumps(body)}
+        if action == "embedding":
+            values["files"] = []
+        chunks = [chunk async for chunk in self._answers(await self._start(action, message, values))]
+        return dict(chunks[-1])
 
     async def _start(self, action: str, message: str, values: Mapping[str, Any]) -> int:
         """Begin a request. One whose caller goes away meanwhile is stopped: it would hold its slot for ever."""
@@ -162,8 +228,7 @@ class WllamaEngine(Engine):
         except _HostError as error:
             raise _blocked(assets, error.message) from error
 
-    async def _load(self, names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dict[str, Any]:
-        values = _load_values(names, plan, config)
+    async def _load(self, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             reply = await self._call("load", "load_req", values)
         except _HostError as error:
@@ -241,20 +306,43 @@ class _HostError(Exception):
         return InvalidOption("request", f"The engine refused the request: {reason}", hint="Change the request.")
 
 
+def _take_images(messages: Sequence[Mapping[str, Any]], marker: str) -> tuple[list[dict[str, Any]], tuple[bytes, ...]]:
+    """The messages with a marker for each image, and the images: this build does not read ``data:`` URLs itself."""
+    files: list[bytes] = []
+
+    def part(item: Mapping[str, Any]) -> Mapping[str, Any]:
+        if item.get("type") != "image_url":
+            return item
+        files.append(base64.b64decode(item["image_url"]["url"].partition(",")[2]))
+        return {"type": "text", "text": marker}
+
+    taken = [
+        {**message, "content": [part(item) for item in message["content"]]}
+        if isinstance(message.get("content"), list)
+        else dict(message)
+        for message in messages
+    ]
+    return taken, tuple(files)
+
+
 def _load_values(names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dict[str, Any]:
-    context = config.context
+    context, cache, multimodal = config.context, config.cache, config.multimodal
+    layers = ALL_LAYERS if config.placement.n_gpu_layers is None else config.placement.n_gpu_layers
     micro_batch = context.n_ubatch or MICRO_BATCH
     values: dict[str, Any] = {
         "model_paths": [f"/models/{name}" for name in names],
         "n_ctx_auto": False,
         "use_mmap": False,
         "use_mlock": False,
-        "n_gpu_layers": 999 if plan.gpu else 0,
+        "n_gpu_layers": layers if plan.gpu else 0,
         "n_ctx": context.n_ctx,
         "n_threads": plan.threads,
         "n_batch": context.n_batch or micro_batch,
         "n_ubatch": micro_batch,
         "n_parallel": context.n_parallel,
+        "mmproj_offload": multimodal.projector_on_gpu,
+        "image_min_tokens": multimodal.image_min_tokens,
+        "image_max_tokens": multimodal.image_max_tokens,
         "kv_unified": context.kv_unified,
         "flash_attn": context.flash_attention != "disabled",
         "cache_type_k": context.cache_type_k,
@@ -267,22 +355,39 @@ def _load_values(names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dic
         "yarn_attn_factor": context.yarn_attn_factor,
         "yarn_beta_fast": context.yarn_beta_fast,
         "yarn_beta_slow": context.yarn_beta_slow,
-        "embeddings": context.embeddings,
+        "embeddings": bool(context.embeddings),
         "pooling_type": context.pooling and f"LLAMA_POOLING_TYPE_{context.pooling.upper()}",
         "rope_scaling_type": context.rope_scaling and f"LLAMA_ROPE_SCALING_TYPE_{context.rope_scaling.upper()}",
         "chat_template": context.chat_template,
         "jinja": True,
-        "warmup": False,
-        "cont_batching": True,
-        "ctx_shift": False,
+        "warmup": context.warmup,
+        "cont_batching": config.scheduler.continuous_batching,
+        "ctx_shift": cache.context_shift,
+        "n_keep": cache.n_keep,
+        "n_cache_reuse": cache.n_cache_reuse,
         "log_level": 2,
     }
     return values
 
 
+def _lora_values(names: list[str]) -> dict[str, Any]:
+    """Adapters are loaded, and off until a request turns them on."""
+    return {
+        "lora_paths": [f"/models/{name}" for name in names],
+        "lora_scales": [1.0] * len(names),
+        "lora_init_without_apply": True,
+    }
+
+
 def _info(reply: Mapping[str, Any], plan: WasmPlan, config: RuntimeConfig, load_ms: float) -> EngineInfo:
     metadata = dict(zip(reply["metadata_key"], reply["metadata_val"], strict=False))
+    pooling = metadata.get(f"{metadata.get('general.architecture')}.pooling_type", "")
     return EngineInfo(
+        engine=plan.engine,
+        has_vision=bool(reply["has_image_input"]),
+        embeds=bool(config.context.embeddings),
+        pooling=config.context.pooling or POOLING.get(int(pooling) if pooling.isdigit() else 0),
+        media_marker=reply["media_marker"] or "<__media__>",
         backend="wasm",
         accelerator="webgpu" if plan.gpu else "cpu",
         threads=plan.threads,

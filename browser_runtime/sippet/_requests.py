@@ -1,0 +1,138 @@
+"""Requests as engines take them, and their answers as results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+from . import _generic_tools, _media
+from ._endpoint import Endpoint
+from ._scheduler import Slot
+from .capabilities import refuse_unsupported
+from .engines.base import Engine, EngineInfo, StreamKind
+from .errors import EngineError, InvalidOption, UnsupportedOperation, UnsupportedOption
+from .options import EmbedOptions, TextOptions, to_body
+from .results import EmbedResult, RankedDocument, RerankResult, Usage
+from .schema import parser_of, schema_of
+
+
+class TextRequest:
+    """One ``query`` or ``chat``: checked when it is made, completed when it is about to run."""
+
+    def __init__(
+        self, kind: StreamKind, body: dict[str, Any], options: TextOptions, target: Endpoint, where: str
+    ) -> None:
+        """
+        Args:
+            kind: ``completion`` or ``chat``.
+            body: the prompt or the messages.
+            options: what was asked for.
+            target: the endpoint.
+            where: the method's name, for messages.
+
+        Raises:
+            UsageError: this endpoint can't do it.
+        """
+        info = target.info
+        self._kind = kind
+        self._options = options
+        self._target = target
+        self._files: tuple[bytes, ...] = ()
+        self._generic_tools = False
+        self.parse: Callable[[str], Any] | None = None
+        refuse_unsupported(options, info.engine or info.backend, info.backend, where)
+        local = target.ref.kind == "local"
+        chat = kind == "chat"
+        if chat and info.has_chat_template is False and not target.chat_template:
+            raise UnsupportedOperation(
+                "This model has no chat template, so it can't chat.",
+                hint="Use query() with a prompt in the model's own format, or give context.chat_template.",
+            )
+        if options.media or (chat and _media.has_images(body["messages"])):
+            _media.refuse_images(info.has_vision)
+        if options.tools and not chat:
+            raise UnsupportedOption("tools", "query() has no tools: they need a conversation.", hint="Use chat().")
+        self._body = {**body, **to_body(options, target.runtime.sampling if local else None, chat=chat)}
+        if options.json_schema is not None:
+            schema = schema_of(options.json_schema)
+            self._body["json_schema"] = schema
+            self.parse = parser_of(options.json_schema, schema)
+        if local and options.tools and _generic_tools.needed(target.chat_template, options.tool_choice):
+            self._generic_tools = options.tool_choice != "none"
+            self._body = _generic_tools.rewrite(self._body)
+        target.check(kind, self._body)
+
+    async def prepare(self) -> None:
+        """Read the images."""
+        local = self._target.ref.kind == "local"
+        media = self._options.media or ()
+        if self._kind == "chat":
+            if media or _media.has_images(self._body["messages"]):
+                messages = await _media.with_images(self._body["messages"], media, fetch=local)
+                self._body = {**self._body, "messages": messages}
+        elif media:
+            prompt, self._files = await _media.with_markers(self._body["prompt"], media, self._target.info.media_marker)
+            self._body = {**self._body, "prompt": prompt}
+
+    def stream(self, engine: Engine, slot: Slot) -> AsyncGenerator[dict[str, Any], None]:
+        """Start it on an engine.
+
+        Args:
+            engine: the endpoint's.
+            slot: the slot that the request holds.
+        """
+        body = dict(self._body)
+        if self._target.ref.kind == "local":
+            body["id_slot"] = slot.index
+            body["cache_prompt"] = slot.own and self._target.runtime.cache.prompt_cache
+        stream = engine.stream(self._kind, body, self._files)
+        return _generic_tools.parsed(stream) if self._generic_tools else stream
+
+
+def texts_of(name: str, value: str | Sequence[str]) -> list[str]:
+    """One text or several, as a list.
+
+    Raises:
+        InvalidOption: there is none, or something else among them.
+    """
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidOption(name, f"{name} must be a text or a list of texts that is not empty.")
+    return texts
+
+
+def embed_body(texts: list[str], options: EmbedOptions, kind: str) -> dict[str, Any]:
+    """The request for ``/v1/embeddings``."""
+    body: dict[str, Any] = {"input": texts}
+    if kind == "local":
+        body["embd_normalize"] = 2 if options.normalize else -1  # llama.cpp: 2 is the Euclidean norm, -1 none
+    return body
+
+
+def embed_result(reply: Mapping[str, Any], options: EmbedOptions, info: EngineInfo, endpoint: str) -> EmbedResult:
+    """The outcome of ``/v1/embeddings``."""
+    rows = sorted(reply["data"], key=lambda row: row.get("index", 0))
+    vectors = [[float(x) for x in row["embedding"]] for row in rows]
+    if options.normalize:
+        vectors = [_unit(vector) for vector in vectors]
+    return EmbedResult(vectors, len(vectors[0]), info.pooling, options.normalize, _usage(reply), endpoint)
+
+
+def rerank_result(reply: Mapping[str, Any], documents: list[str], top_n: int | None, endpoint: str) -> RerankResult:
+    """The outcome of ``/v1/rerank``."""
+    scored = [(int(row["index"]), float(row["relevance_score"])) for row in reply["results"]]
+    scored.sort(key=lambda pair: (-pair[1], pair[0]))
+    ranking = [RankedDocument(index, score, documents[index]) for index, score in scored[:top_n]]
+    return RerankResult(ranking, _usage(reply), endpoint)
+
+
+def _unit(vector: list[float]) -> list[float]:
+    length = math.hypot(*vector)
+    if not length or not math.isfinite(length):
+        raise EngineError("The engine made a vector without a length.", hint="The text may be empty.")
+    return [x / length for x in vector]
+
+
+def _usage(reply: Mapping[str, Any]) -> Usage:
+    return Usage(prompt_tokens=int((reply.get("usage") or {}).get("prompt_tokens") or 0))
