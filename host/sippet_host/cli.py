@@ -14,7 +14,7 @@ from typing import Any
 import click
 from sippet.errors import SippError
 
-from . import paths
+from . import cli_chat, paths
 from .app import MODEL_HASHES
 from .default_model import default_model
 from .errors import NoSuchModel
@@ -205,6 +205,10 @@ def _announce(settings: Settings, server: Running) -> None:
                 err=True,
             )
     sys.stdout.flush()
+
+
+cli.add_command(cli_chat.chat)
+cli.add_command(cli_chat.query)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:
