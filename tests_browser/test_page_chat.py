@@ -42,18 +42,6 @@ def test_a_listed_model_answers_and_everything_stays_here(open_page: OpenPage) -
     assert "Rome" in wait_for_answer(page, 2)
 
 
-def test_a_file_of_ones_own_answers_without_being_uploaded(
-    open_page: OpenPage, watches: dict[Page, Watch], tiny: ModelEntry
-) -> None:
-    page = open_page()
-    page.locator("#welcome-picker input[type=file]").set_input_files(tiny.files[0].path)
-    send(page, "What is the capital of France?")
-    assert "Paris" in wait_for_answer(page)
-    requests = watches[page].requests
-    assert {request.method for request in requests} == {"GET"}
-    assert not [request.url for request in requests if "/models/" in request.url]
-
-
 def test_a_message_sent_before_there_is_a_model_is_answered_by_the_chosen_one(open_page: OpenPage) -> None:
     page = open_page()
     send(page, "What is the capital of France?")
@@ -63,24 +51,49 @@ def test_a_message_sent_before_there_is_a_model_is_answered_by_the_chosen_one(op
     assert "Paris" in wait_for_answer(page)
 
 
-def test_a_file_that_is_no_model_is_refused_and_the_page_goes_on(open_page: OpenPage, tmp_path: Path) -> None:
+def test_bad_models_are_refused_and_a_file_of_ones_own_then_answers_without_being_uploaded(
+    open_page: OpenPage, watches: dict[Page, Watch], tiny: ModelEntry, tmp_path: Path
+) -> None:
     wrong = tmp_path / "holiday.gguf"
     wrong.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4096))
     page = open_page()
-    page.locator("#welcome-picker input[type=file]").set_input_files(wrong)
+    file = page.locator("#welcome-picker input[type=file]")
+    file.set_input_files(wrong)
     problem = page.get_by_role("alert").filter(has_text="Code")
     expect(problem).to_contain_text("invalid_model", timeout=BOOT)
-    choose_listed(page)
+    page.get_by_label("Address of a .gguf file").first.fill(f"{page.url}models/none/none.gguf")
+    page.keyboard.press("Enter")
+    expect(problem).to_contain_text("model_not_found", timeout=BOOT)
+    before = len(watches[page].requests)
+    file.set_input_files(tiny.files[0].path)
     expect(problem).to_have_count(0)
     send(page, "What is the capital of France?")
     assert "Paris" in wait_for_answer(page)
+    assert {request.method for request in watches[page].requests} == {"GET"}
+    assert not [request.url for request in watches[page].requests[before:] if "/models/" in request.url]
 
 
-def test_an_address_without_a_model_is_refused(open_page: OpenPage) -> None:
+def test_stop_keeps_what_was_said_and_frees_the_engine(open_page: OpenPage) -> None:
     page = open_page()
-    page.get_by_label("Address of a .gguf file").first.fill(f"{page.url}models/none/none.gguf")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("alert").filter(has_text="Code")).to_contain_text("model_not_found", timeout=BOOT)
+    choose_listed(page)
+    page.keyboard.press("Control+,")
+    page.get_by_label("Temperature").fill("5")  # nonsense without end
+    page.get_by_label("Longest answer").fill("100000")
+    page.keyboard.press("Escape")
+    send(page, "Tell me something")
+    answer = page.locator(".message.assistant")
+    expect(answer.locator(".answer")).not_to_be_empty(timeout=BOOT)
+    page.keyboard.press("Escape")
+    expect(answer).to_contain_text("Stopped.")
+    expect(answer.locator(".answer")).not_to_be_empty()
+    page.keyboard.press("Control+,")
+    page.get_by_role("button", name="Back to the model’s defaults").click()
+    page.get_by_label("Temperature").fill("0")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="New chat").click()
+    send(page, "What is the capital of France?")
+    expect(page.locator(".message.assistant .stats")).to_have_count(1, timeout=BOOT)
+    assert "Paris" in page.locator(".message.assistant .answer").inner_text()
 
 
 def test_a_page_without_isolation_says_so_and_why(open_page: OpenPage, page_host: Callable[..., Running]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from page_fixtures import BOOT, OpenPage, Watch
+from page_fixtures import BOOT, STATIC, OpenPage, Watch
 from playwright.sync_api import Page, expect
 from sippet_host.models import ModelEntry
 
@@ -21,6 +21,15 @@ def test_the_page_takes_input_while_python_starts(open_page: OpenPage) -> None:
     expect(box).to_have_value("Hello")
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
     expect(page.locator("#status-text")).to_contain_text("Starting Python")
+
+
+def test_all_modules_of_the_page_are_fetched_at_once(open_page: OpenPage) -> None:
+    page = open_page(boot=False)
+    announced = page.evaluate(
+        "() => [...document.querySelectorAll('link[rel=modulepreload]')].map((link) => link.href)"
+    )
+    names = [url.rsplit("/", 1)[1] for url in announced] + ["chat.mjs"]
+    assert sorted(names) == sorted(path.name for path in (STATIC / "js" / "page").glob("*.mjs"))
 
 
 def test_nothing_is_downloaded_before_a_button_says_so(open_page: OpenPage, watches: dict[Page, Watch]) -> None:

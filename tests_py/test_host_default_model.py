@@ -186,4 +186,5 @@ def test_the_real_default_model_is_what_its_listing_says(monkeypatch: pytest.Mon
         entry.parameters,
     )
     assert described.capabilities == entry.capabilities
+    assert entry.describe()["sampling"] == {"temperature": 0.2, "topP": 0.9, "repeatPenalty": 1.1}
     assert described.license == "apache-2.0"

@@ -51,6 +51,7 @@ def test_a_model_is_described_by_its_header(hashes: HashCache) -> None:
         "context": 512,
         "parameters": model.parameters,
         "capabilities": ["chat", "completion"],
+        "sampling": {},
     }
     assert model.parameters is not None
     assert 800_000 < model.parameters < 900_000

@@ -68,6 +68,7 @@ SMOLLM2 = WheelModel(
         context=8192,
         parameters=134_515_008,
         capabilities=("chat", "completion"),
+        sampling={"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.1},  # warmer, it soon loses the thread
     ),
 )
 

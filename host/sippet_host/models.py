@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from sippet.protocol import camel
 
 from .errors import HostError, NoSuchModel, NotAModel
 from .facts import PROJECTOR, read_facts
@@ -77,6 +79,7 @@ class ModelEntry:
         context: tokens that the model was trained for.
         parameters: number of weights.
         capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``projector``.
+        sampling: options of a request that suit it best, by the names of `TextOptions`.
     """
 
     id: str
@@ -87,6 +90,7 @@ class ModelEntry:
     context: int | None = None
     parameters: int | None = None
     capabilities: tuple[str, ...] = ()
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -123,6 +127,7 @@ class ModelEntry:
             "context": self.context,
             "parameters": self.parameters,
             "capabilities": list(self.capabilities),
+            "sampling": {camel(name): value for name, value in self.sampling.items()},
         }
 
 

@@ -35,7 +35,7 @@ export class ModelPicker {
   constructor(root, {models, defaultModel, onChoose}) {
     this.onChoose = onChoose;
     this.prefix = `picker-${++instances}`;
-    const listed = [...models].sort((a, b) => Number(b.id === defaultModel) - Number(a.id === defaultModel));
+    const listed = models.filter(({capabilities}) => !capabilities.length || capabilities.includes("completion")).sort((a, b) => Number(b.id === defaultModel) - Number(a.id === defaultModel));
     this.cards = listed.map((model) => this.#card(model, model.id === defaultModel));
     root.replaceChildren(
       el("ul", {class: "model-list"}, ...this.cards),
@@ -53,12 +53,14 @@ export class ModelPicker {
     const urls = model.files?.map((/** @type {any} */ file) => file.url) ?? [model.url];
     const source = urls.length === 1 ? urls[0] : urls;
     const start = () => this.onChoose({name: model.name, source, listed: model});
+    const chats = !model.capabilities.length || model.capabilities.includes("chat");
     return el("li", {class: "model-card", data: {model: model.id}},
       el("div", {class: "model-text"},
         el("h3", {id: title, class: "model-name", text: model.name}),
         el("p", {class: "model-facts"}, ...facts.filter(Boolean).map((fact) => el("span", {text: fact}))),
+        !chats && el("p", {class: "hint", text: "It only continues text: it has no chat template."}),
       ),
-      el("button", {type: "button", class: preferred ? "button primary" : "button", "aria-describedby": title,
+      chats && el("button", {type: "button", class: preferred ? "button primary" : "button", "aria-describedby": title,
         on: {click: start}}, icon(preferred ? "send" : "download"), preferred ? "Chat" : "Use"),
     );
   }

@@ -2,8 +2,8 @@
 
 import {byId, el} from "./dom.mjs";
 
-/** For models that say nothing themselves: careful, because small models wander off easily. */
-const DEFAULTS = {temperature: 0.2, topP: 0.9, repeatPenalty: 1.1, maxTokens: 1024};
+/** What no model says itself; the rest is the engine's choice. Small models may never come to an end. */
+const DEFAULTS = {maxTokens: 1024};
 
 /** @type {{name: string, label: string, hint: string, min: number, max: number, step: number | "any"}[]} */
 const SAMPLING = [

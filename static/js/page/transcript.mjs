@@ -9,7 +9,7 @@ import {problemBody} from "./notices.mjs";
 /** @typedef {import("./conversation.mjs").Message} Message */
 
 const ENDINGS = {
-  length: "It reached the token limit of an answer.",
+  length: "The answer was cut at the longest length or the end of the context; the settings can raise both.",
   cancelled: "Stopped.",
 };
 
