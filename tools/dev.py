@@ -66,7 +66,9 @@ def _test(arguments: list[str]) -> int:
         return _replace("pytest", arguments)
     with steps.step("Lint and types"):
         _run_checks()
-    workers = ["-n", "2", "--dist", "loadfile"] if (os.cpu_count() or 1) > 1 else []
+    # Files in their own order, so that no worker goes back from tests_browser to tests_py: Playwright's synchronous
+    # interface leaves its event loop running in the thread, where `asyncio.run` then refuses to start another.
+    workers = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if (os.cpu_count() or 1) > 1 else []
     return _replace("pytest", workers)
 
 
