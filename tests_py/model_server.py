@@ -27,7 +27,7 @@ class ModelServer:
         gzipped: whether bodies are compressed, asked for or not.
         if_range: whether ``If-Range`` is honoured.
         content_range: what is written as ``Content-Range``; the true one unless it says otherwise.
-        redirect: a base URL that every request is sent on to.
+        redirect: a base URL that every request is sent on to; ``redirect_once`` sends it on within this server.
         refuse: statuses to answer with first, one after the other.
         cut_after: body bytes after which a connection is cut; used up one by one.
         stall_after: likewise, but the connection stays open.
@@ -46,6 +46,7 @@ class ModelServer:
     if_range: bool = True
     content_range: Callable[[int, int, int], str | None] = lambda start, end, size: f"bytes {start}-{end - 1}/{size}"
     redirect: str = ""
+    redirect_once: bool = False
     refuse: list[int] = field(default_factory=list)
     retry_after: str = ""
     cut_after: list[int] = field(default_factory=list)
@@ -56,11 +57,12 @@ class ModelServer:
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     sent: int = 0
     url: str = ""
+    tags: dict[str, tuple[bytes, str]] = field(default_factory=dict)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[ModelServer]:
         app = web.Application()
-        app.router.add_get("/{name:.+}", self._serve)
+        app.router.add_get("/{name:.+}", self.serve)
         runner = web.AppRunner(app, shutdown_timeout=0.05)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -71,11 +73,17 @@ class ModelServer:
             await runner.cleanup()
 
     def tag(self, name: str) -> str:
-        return f'"{hashlib.sha256(self.files[name]).hexdigest()[:16]}"'
+        data = self.files[name]
+        if name not in self.tags or self.tags[name][0] is not data:
+            self.tags[name] = (data, f'"{hashlib.sha256(data).hexdigest()[:16]}"')
+        return self.tags[name][1]
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.Request) -> web.StreamResponse:
         name, wanted = request.match_info["name"], request.headers.get("Range", "")
         self.requests.append((request.method, name, wanted))
+        if self.redirect_once and "moved/" not in name:
+            raise web.HTTPFound(request.path.replace(name, "moved/" + name))
+        name = name.removeprefix("moved/")
         if self.redirect:
             raise web.HTTPFound(self.redirect + name)
         if self.refuse:
@@ -100,9 +108,9 @@ class ModelServer:
             response.set_status(206)
             if (text := self.content_range(start, end, len(data))) is not None:
                 response.headers["Content-Range"] = text
-        body = data[start:end]
+        body = memoryview(data)[start:end]
         if self.gzipped:
-            body, response.headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
+            body, response.headers["Content-Encoding"] = memoryview(gzip.compress(body, 1)), "gzip"
         if self.lengths:
             response.content_length = len(body)
         else:
@@ -112,13 +120,13 @@ class ModelServer:
         return response
 
     async def _send(
-        self, request: web.Request, response: web.StreamResponse, name: str, start: int, body: bytes
+        self, request: web.Request, response: web.StreamResponse, name: str, start: int, body: memoryview
     ) -> None:
         cut = self.cut_after.pop(0) if self.cut_after else None
         stall = self.stall_after.pop(0) if self.stall_after and cut is None else None
         limit = cut if cut is not None else stall
         for offset in range(0, len(body), self.piece):
-            piece = body[offset : offset + self.piece]
+            piece = bytes(body[offset : offset + self.piece])
             if limit is not None and offset + len(piece) >= limit:
                 piece = piece[: limit - offset]
             if piece:

@@ -17,6 +17,8 @@ _RECORD = struct.Struct("<IIII32s")
 _CRC = struct.Struct("<I")
 _SIZE = _RECORD.size + _CRC.size
 _PART, _WHOLE, _DROPPED = 1, 2, 3
+UNHASHED = "00" * 32
+"""In place of a part's SHA-256, where the chunk's own is known beforehand."""
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Journal:
 
     async def drop(self, file: int, chunk: int) -> None:
         """A chunk turned out to be bad."""
-        await self._append(file, chunk, 0, _DROPPED, "00" * 32)
+        await self._append(file, chunk, 0, _DROPPED, UNHASHED)
 
     async def close(self) -> None:
         """Let go of the file. Safe to call twice."""

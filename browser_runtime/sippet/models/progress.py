@@ -21,11 +21,15 @@ class Meter:
         verb: what happens, for the text: ``Downloading``, ``Checking``.
         state: of the statuses.
         total: bytes in all, where known; may be set later.
+
+    Attributes:
+        note: replaces the text for as long as it is set.
     """
 
     def __init__(self, report: Callable[[Status], object], verb: str = "Downloading", total: int | None = None) -> None:
         self.total = total
         self.done = 0
+        self.note = ""
         self._report, self._verb = report, verb
         self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._reported = 0.0
@@ -56,7 +60,9 @@ class Meter:
         start, before = self._marks[0]
         rate = max(0.0, (self.done - before) / (now - start)) if now > start else None
         eta = (self.total - self.done) / rate if rate and self.total is not None else None
-        self._report(Status("downloading", note or self._text(rate, eta), self.done, self.total, rate, eta))
+        self._report(
+            Status("downloading", note or self.note or self._text(rate, eta), self.done, self.total, rate, eta)
+        )
 
     def _text(self, rate: float | None, eta: float | None) -> str:
         of = f" of {megabytes(self.total)}" if self.total else ""

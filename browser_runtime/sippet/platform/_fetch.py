@@ -72,7 +72,7 @@ class FetchResponse(HttpResponse):
 
     async def iter_pieces(self) -> AsyncIterator[Any]:
         """The body as ``Uint8Array`` proxies."""
-        if self._answer.body is None:
+        if not self._answer.body:
             return
         reader = self._answer.body.getReader()
         try:

@@ -250,8 +250,8 @@ class OpfsStorage(Storage):
 
         async def hold(lock: Any) -> None:
             if not granted.done():
-                granted.set_result(lock is not None)
-            if lock is not None:
+                granted.set_result(bool(lock))  # JavaScript's null is no None, but false
+            if lock:
                 await release
 
         callback = create_proxy(hold)
