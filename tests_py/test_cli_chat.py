@@ -86,6 +86,18 @@ def test_a_schema_holds(call: Call, tmp_path: Path) -> None:
     assert call("chat", *LOCAL, "-p", FRANCE, "--json-schema", str(tmp_path / "s.json")).returncode == 2
 
 
+def test_texts_become_vectors(call: Call) -> None:
+    options = ["--model", str(TINY), "--threads", "1"]
+    lines = call("embed", "red circle", "Rome", *options).stdout.splitlines()
+    vectors = [[float(number) for number in line.split()] for line in lines]
+    assert [len(vector) for vector in vectors] == [128, 128]
+    assert sum(x * x for x in vectors[0]) == pytest.approx(1, abs=1e-4)
+    found = json.loads(call("embed", "--json", *options, text="red circle\nRome\n").stdout)
+    assert found["embeddings"][1] == pytest.approx(vectors[1], abs=1e-5)
+    assert found["dimensions"] == 128 and found["usage"]["prompt_tokens"] > 0
+    assert call("embed", "x").returncode == 2
+
+
 def test_a_server_is_asked_with_the_key_of_the_environment(call: Call) -> None:
     with llama_server(api_keys=["key-of-the-test"]) as url:
         options = ["--endpoint", url, "--temperature", "0", "-p", FRANCE]

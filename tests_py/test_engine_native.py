@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +18,12 @@ from typing import Any
 
 import pytest
 from gguf_builder import MODEL, STRING, TENSORS, gguf, value
-from llama_server import TINY, llama_server
+from llama_server import MODELS, TINY, llama_server
+from sippet.capabilities import refusal
 from sippet.client import SippClient
+from sippet.config import RuntimeConfig
 from sippet.endpoints import Gateway, LocalModel
+from sippet.engines._native_params import HONOURED
 from sippet.engines.native import NativeEngine
 from sippet.errors import (
     ContextOverflow,
@@ -33,9 +39,26 @@ from sippet.errors import (
     UnsupportedOption,
 )
 
+PROJECTOR = MODELS / "mmproj-tiny-f16.gguf"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = [{"role": "user", "content": "Tell me a story."}]
 LETTERS = 'root ::= "a" root'  # an answer that only a limit ends
+
+
+def square(rgb: tuple[int, int, int], size: int = 64) -> bytes:
+    """A PNG: a square of one colour on white."""
+
+    def piece(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    inside = range(size // 4, 3 * size // 4)
+    rows = [
+        b"\0" + b"".join(bytes(rgb) if x in inside and y in inside else b"\xff" * 3 for x in range(size))
+        for y in range(size)
+    ]
+    head = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    body = piece(b"IHDR", head) + piece(b"IDAT", zlib.compress(b"".join(rows))) + piece(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def tiny(**context: Any) -> LocalModel:
@@ -374,6 +397,48 @@ def test_bad_files_are_told_apart(tmp_path: Path) -> None:
     failure = load_failure(file("strange.gguf", gguf(strange, TENSORS)))
     assert isinstance(failure, UnsupportedModel) and "strange" in failure.message
     assert isinstance(load_failure(file("hollow.gguf", gguf(MODEL, TENSORS))), InvalidModel)
+
+
+def test_every_field_of_the_configuration_is_honoured_or_refused_as_the_table_says() -> None:
+    for group in dataclasses.fields(RuntimeConfig):
+        assert callable(group.default_factory)
+        for item in dataclasses.fields(group.default_factory()):
+            honoured = item.name in HONOURED.get(group.name, {})
+            assert honoured == (refusal("native", "native", item) is None), f"{group.name}.{item.name}"
+
+
+def test_a_field_for_a_gpu_is_refused_where_the_processor_computes() -> None:
+    async def main() -> None:
+        async with SippClient() as client:
+            for group, values in {"placement": {"n_gpu_layers": 4}, "multimodal": {"projector_on_gpu": True}}.items():
+                runtime = {"context": {"n_threads": 1}, group: values}
+                with pytest.raises(UnsupportedOption, match=next(iter(values))):
+                    await client.add("it", LocalModel(TINY, backend="cpu", runtime=runtime))
+
+    asyncio.run(main())
+
+
+def test_an_image_is_seen() -> None:
+    async def main() -> None:
+        model = LocalModel(TINY, projector=PROJECTOR, runtime={"context": {"n_threads": 1}})
+        async with client_of(model) as client:
+            info = client.endpoints[0].info
+            assert info is not None and info.has_vision
+            for colour, rgb in {"red": (255, 0, 0), "blue": (0, 0, 255)}.items():
+                ask = [{"role": "user", "content": "What is in the image?"}]
+                result = await client.chat(ask, media=[square(rgb)], temperature=0)
+                assert colour in result.text and "square" in result.text
+
+    asyncio.run(main())
+
+
+def test_a_model_without_a_projector_refuses_images() -> None:
+    async def work(client: SippClient) -> None:
+        assert client.endpoints[0].info and client.endpoints[0].info.has_vision is False
+        with pytest.raises(UnsupportedOption, match="media"):
+            await client.chat(FRANCE, media=[square((255, 0, 0))])
+
+    with_client(work)
 
 
 def test_options_of_the_browser_are_refused() -> None:

@@ -15,7 +15,7 @@ from .engines.native import NativeEngine, require_module
 from .errors import UnsupportedOption
 from .events import Status
 from .models.gguf import read_header
-from .models.pairing import check_projector, pooling_of
+from .models.pairing import check_adapter, check_projector, pooling_of
 from .platform.base import Source
 
 if TYPE_CHECKING:
@@ -39,15 +39,16 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
     require_module()
     for name in given(options):
         raise UnsupportedOption(name, f"{name} is an option of the browser.", hint="Leave it out here.")
-    if model.lora:
-        raise UnsupportedOption("lora", "The native engine loads no LoRA adapters.", hint="Merge them into the model.")
     place = platform.current()
     sources = [await place.open_source(source, _local.Download(progress)) for source in model.sources]
     header = await _local.check(sources)
-    projector = None
+    projector, adapters = None, []
     if model.projector is not None:
         projector = await place.open_source(model.projector, _local.Download(progress))
         check_projector(await read_header(projector), header)
+    for adapter in model.lora:
+        adapters.append(await place.open_source(adapter, _local.Download(progress)))
+        check_adapter(await read_header(adapters[-1]), header)
     progress(Status("loading", "Loading the model into memory.", sum(source.size for source in sources)))
     return await NativeEngine.load(
         [_path(source) for source in sources],
@@ -57,6 +58,7 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
         metadata={key: value for key, value in header.metadata.items() if isinstance(value, str)},
         has_chat_template=header.chat_template is not None,
         pooling=pooling_of(header),
+        lora=[_path(adapter) for adapter in adapters],
     )
 
 

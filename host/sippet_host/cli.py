@@ -209,6 +209,7 @@ def _announce(settings: Settings, server: Running) -> None:
 
 cli.add_command(cli_chat.chat)
 cli.add_command(cli_chat.query)
+cli.add_command(cli_chat.embed)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

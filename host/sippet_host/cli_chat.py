@@ -13,7 +13,7 @@ from typing import Any
 import click
 from sippet.endpoints import Descriptor
 from sippet.errors import SippError
-from sippet.results import TextResult
+from sippet.results import EmbedResult, TextResult
 from sippet.sync import SippClient, TextRun
 
 from .cli_target import descriptor, sampling, sampling_options, target_options
@@ -68,6 +68,34 @@ def query(prompt: str, model: str | None, as_json: bool, **options: Any) -> None
         text = _read() if prompt == "-" else prompt
         result, interrupted = _print(client.query(text, emit_tokens=True, **sampling(options)), as_json)
         _end(result, interrupted)
+
+
+@click.command()
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("-m", "--model", metavar="MODEL", help="Path or URL of an embedding model's .gguf file.")
+@click.option("--pooling", type=click.Choice(["mean", "cls", "last"]), help="How token vectors become one vector.")
+@click.option("--raw", is_flag=True, help="Do not scale the vectors to length 1.")
+@target_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all vectors.")
+def embed(
+    texts: tuple[str, ...], model: str | None, pooling: str | None, raw: bool, as_json: bool, **options: Any
+) -> None:
+    """Turns each TEXT into a vector; without one, each line of standard input.
+
+    A line of output holds the numbers of one vector. A model that was made for text embeds too, less well.
+    """
+    if model is None and not (options["endpoint"] or options["provider"]):
+        raise click.UsageError("Name an embedding model with --model, or a server with --endpoint.")
+    context = None if model is None else {"embeddings": True, "pooling": pooling}
+    with _client(_target(model, options, context=context)) as client:
+        lines = list(texts) or _read().splitlines()
+        choice: dict[str, Any] = {"normalize": False} if raw else {}
+        result = client.embed(lines, **choice).response
+    if as_json:
+        click.echo(json.dumps(_plain(result)))
+    else:
+        for vector in result.embeddings:
+            click.echo(" ".join(f"{number:.7g}" for number in vector))
 
 
 class _Session:
@@ -174,7 +202,7 @@ def _cancelled_by_ctrl_c(run: TextRun) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _plain(result: TextResult) -> dict[str, Any]:
+def _plain(result: TextResult | EmbedResult) -> dict[str, Any]:
     """The result as JSON values, without what only the program knows."""
     found = dataclasses.asdict(result)
     return {name: value for name, value in found.items() if name != "endpoint"}

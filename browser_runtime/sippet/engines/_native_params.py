@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._fields import given
-from ..config import RuntimeConfig
+from ..config import RuntimeConfig, SamplingConfig
 from ..errors import UnsupportedOption
 
 BATCH = 64
@@ -86,10 +86,26 @@ HONOURED: Mapping[str, Mapping[str, Assign | None]] = {
         "image_max_tokens": _same("image_max_tokens"),
         "projector_on_gpu": _same("mmproj_use_gpu"),
     },
+    "sampling": dict.fromkeys((item.name for item in dataclasses.fields(SamplingConfig)), None),  # in each request
     "residency": {"unload_after": None},
     "observability": {"runtime_metrics": None},
 }
 """Group → field → what it sets; ``None`` is honoured above the engine."""
+
+
+GPU_ONLY = (
+    ("placement", "n_gpu_layers"),
+    ("placement", "main_gpu"),
+    ("placement", "split_mode"),
+    ("placement", "tensor_split"),
+    ("multimodal", "projector_on_gpu"),
+)
+"""Fields that mean something only where a GPU is."""
+
+
+def gpu_options(config: RuntimeConfig) -> list[str]:
+    """The fields in use that need a GPU."""
+    return [name for group, name in GPU_ONLY if getattr(getattr(config, group), name)]
 
 
 def native_params(config: RuntimeConfig, files: Sequence[Path], projector: Path | None, *, gpu: bool) -> dict[str, Any]:

@@ -79,8 +79,13 @@ class Worker:
             _assign(xllamacpp, params, name, value)
         devices = [device["name"] for device in xllamacpp.get_device_info()] if request["devices"] else []
         gpus = [name for name in devices if name != "CPU"]
+        if request["gpu_options"] and not gpus:
+            return {"refused": request["gpu_options"][0]}
         if gpus and request["gpu_batch"]:
             params.n_batch = params.n_ubatch = request["gpu_batch"]
+        if request["lora"]:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in request["lora"]]
+            params.lora_init_without_apply = True
         self._listen(params, request["folder"])
         self._server = xllamacpp.Server(params)
         self._address = self._server.listening_address
@@ -92,6 +97,7 @@ class Worker:
             "n_parallel": properties["total_slots"],
             "n_vocab": meta.get("n_vocab"),
             "n_embd": meta.get("n_embd"),
+            "media_marker": properties.get("media_marker") or "<__media__>",
             "vision": bool((properties.get("modalities") or {}).get("vision")),
             "devices": gpus,
         }

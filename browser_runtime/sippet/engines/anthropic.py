@@ -15,7 +15,9 @@ VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4096
 """The API wants a limit with each request; this one is sent where the caller gives none."""
 
-_KNOWN = frozenset({"messages", "max_tokens", "temperature", "top_p", "top_k", "stop", "tools", "tool_choice"})
+_KNOWN = frozenset({
+    "messages", "max_tokens", "temperature", "top_p", "top_k", "stop", "tools", "tool_choice", "parallel_tool_calls",
+})  # fmt: skip
 
 _FINISH = {
     "end_turn": "stop",
@@ -63,8 +65,9 @@ class AnthropicDialect(Dialect):
             found["stop_sequences"] = [body["stop"]] if isinstance(body["stop"], str) else list(body["stop"])
         if body.get("tools"):
             found["tools"] = [_tool(tool) for tool in body["tools"]]
-        if body.get("tool_choice") is not None:
-            found["tool_choice"] = _tool_choice(body["tool_choice"])
+        choice = body.get("tool_choice", "auto" if body.get("tools") else None)
+        if choice is not None and ("tool_choice" in body or "parallel_tool_calls" in body):
+            found["tool_choice"] = _tool_choice(choice, body.get("parallel_tool_calls"))
         return Call("/messages", found)
 
     def decoder(self) -> Decoder:
@@ -252,10 +255,11 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"description": function["description"]} if function.get("description") else {})
 
 
-def _tool_choice(choice: Any) -> dict[str, Any]:
-    if isinstance(choice, str):
-        kinds = {"auto": "auto", "required": "any", "none": "none"}
-        if choice not in kinds:
-            raise InvalidOption("tool_choice", f"tool_choice is {choice!r}.", hint="Known: auto, required, none.")
-        return {"type": kinds[choice]}
-    return {"type": "tool", "name": choice["function"]["name"]}
+def _tool_choice(choice: Any, parallel: bool | None) -> dict[str, Any]:
+    kinds = {"auto": "auto", "required": "any", "none": "none"}
+    found: dict[str, Any] = (
+        {"type": kinds[choice]} if isinstance(choice, str) else {"type": "tool", "name": choice["function"]["name"]}
+    )
+    if parallel is not None and found["type"] != "none":
+        found["disable_parallel_tool_use"] = not parallel
+    return found

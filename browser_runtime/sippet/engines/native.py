@@ -24,10 +24,10 @@ from typing import Any
 
 from ..config import RuntimeConfig
 from ..endpoints import BackendChoice
-from ..errors import EngineCrashed, EngineError, UnsupportedEnvironment
+from ..errors import EngineCrashed, EngineError, UnsupportedEnvironment, UnsupportedOption
 from . import _native_worker
 from ._native_errors import load_error, memory_is_out, request_error
-from ._native_params import BATCH, GPU_BATCH, native_params
+from ._native_params import BATCH, GPU_BATCH, gpu_options, native_params
 from .base import CallKind, Engine, EngineInfo, StreamKind
 
 MODULE = "xllamacpp"
@@ -60,6 +60,7 @@ class NativeEngine(Engine):
         metadata: Mapping[str, str] | None = None,
         has_chat_template: bool | None = None,
         pooling: str | None = None,
+        lora: Sequence[Path] = (),
     ) -> NativeEngine:
         """Start a process and load a model into it. Cancelling this ends the process.
 
@@ -71,6 +72,7 @@ class NativeEngine(Engine):
             metadata: the model's, for :attr:`info`.
             has_chat_template: whether the model's file has one.
             pooling: how the model's file says that it pools.
+            lora: LoRA adapters, all off until a request turns them on.
 
         Raises:
             UnsupportedEnvironment: the wheel is not installed, or the backend is the browser's.
@@ -96,9 +98,17 @@ class NativeEngine(Engine):
                 "path": [module],
                 "folder": folder,
                 "devices": backend == "auto",
+                "lora": [str(path.absolute()) for path in lora],
+                "gpu_options": gpu_options(config),
                 "gpu_batch": GPU_BATCH if params["n_ubatch"] == BATCH else None,
             }
             found = await engine._ask(message, load=True)
+            if "refused" in found:
+                raise UnsupportedOption(
+                    found["refused"],
+                    f"RuntimeConfig does not support {found['refused']} here: the model runs on the CPU.",
+                    hint="Leave it out, or install an xllamacpp wheel that has this machine's GPU.",
+                )
         except BaseException:
             await engine.close()
             raise
@@ -112,9 +122,10 @@ class NativeEngine(Engine):
             n_embd=found["n_embd"],
             load_ms=found["load_ms"],
             has_chat_template=bool(config.context.chat_template or has_chat_template),
-            has_vision=projector is not None,
+            has_vision=found["vision"],
             embeds=bool(config.context.embeddings),
             pooling=config.context.pooling or pooling,
+            media_marker=found["media_marker"],
             metadata=dict(metadata or {}),
         )
         return engine

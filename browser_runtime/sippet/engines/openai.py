@@ -14,7 +14,7 @@ from .base import CallKind, StreamKind
 
 _COMMON = frozenset({
     "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "presence_penalty",
-    "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice",
+    "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
 })  # fmt: skip
 
 _EXTENSIONS: Mapping[ServerKind, Mapping[str, str]] = {
