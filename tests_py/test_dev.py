@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import _browsers
@@ -14,6 +15,9 @@ import pytest
 from _files import ROOT
 from _report import ToolError
 from fake_registry import serving
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 DEV = ROOT / "tools" / "dev.py"
 
@@ -140,6 +144,28 @@ def test_a_python_without_ensurepip_names_the_package_to_install(
     with pytest.raises(ToolError, match=rf"apt-get install python3\.{sys.version_info.minor}-venv") as caught:
         _venv.ensure("serve")
     assert caught.value.code == "setup-no-venv"
+
+
+def pins(name: str) -> dict[str, Version]:
+    """The pinned version of each project in one requirements file (without those that it includes)."""
+    lines = (ROOT / "tools" / name).read_text().splitlines()
+    requirements = [Requirement(line.partition("#")[0]) for line in lines if line[:1] not in ("#", "-")]
+    return {canonicalize_name(r.name): Version(str(r.specifier).removeprefix("==")) for r in requirements}
+
+
+def test_the_pins_cover_all_that_the_projects_ask_for() -> None:
+    host = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    package = tomllib.loads((ROOT / "browser_runtime" / "pyproject.toml").read_text())["project"]
+    serve = pins("requirements-serve.txt")
+    test = serve | pins("requirements-test.txt")
+    extras = [
+        r for project in (host, package) for group in project.get("optional-dependencies", {}).values() for r in group
+    ]
+    asked = [(serve, r) for r in host["dependencies"] + package["dependencies"]] + [(test, r) for r in extras]
+    for pinned, text in asked:
+        requirement = Requirement(text)
+        if requirement.name not in ("sippet", "sippet-host"):
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
 
 
 # Browsers
