@@ -62,16 +62,21 @@ def open_page(
 ) -> Iterator[Callable[..., Page]]:
     """Opens the chat page; afterwards nothing may have left the origin, broken the policy or thrown.
 
-    ``boot=False`` keeps Python from starting, for tests of what needs none. ``url`` names another host, ``context`` a
-    context to share. The rest are options of a new context.
+    ``boot=False`` keeps Python from starting, for tests of what needs none. ``url`` names another host, ``engine``
+    another browser, ``context`` a context to share. The rest are options of a new context.
     """
     contexts: list[BrowserContext] = []
 
     def open_one(
-        url: str | None = None, *, boot: bool = True, context: BrowserContext | None = None, **options: Any
+        url: str | None = None,
+        *,
+        boot: bool = True,
+        engine: Browser = browser,
+        context: BrowserContext | None = None,
+        **options: Any,
     ) -> Page:
         if context is None:
-            context = browser.new_context(**options)
+            context = engine.new_context(**options)
             context.add_init_script(_WATCH)
             contexts.append(context)
         page = context.new_page()

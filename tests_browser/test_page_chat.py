@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from page_fixtures import BOOT, OpenPage, Watch
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from sippet_host.models import ModelEntry
 from sippet_host.server import Running
 
@@ -105,3 +105,12 @@ def test_a_page_without_isolation_says_so_and_why(open_page: OpenPage, page_host
     page.locator("#status").click()
     expect(page.get_by_role("dialog")).to_contain_text("Cross-origin isolation")
     expect(page.locator(".reasons li").first).to_contain_text(re.compile("headers|COOP|Cross-Origin"))
+
+
+def test_firefox_runs_the_page_too(open_page: OpenPage, firefox: Browser) -> None:
+    page = open_page(engine=firefox)
+    choose_listed(page)
+    send(page, "What is the capital of France?")
+    assert "Paris" in wait_for_answer(page)
+    page.reload()
+    expect(page.locator(".message.assistant .answer")).to_contain_text("Paris")

@@ -165,3 +165,14 @@ def test_axe_finds_nothing_to_complain_about(open_page: OpenPage, scheme: str) -
 def complaints(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
     return [f"{item['id']}: {item['help']}: {[node['html'] for node in item['nodes']]}" for item in found]
+
+
+def test_the_appearance_can_be_chosen_and_stays(open_page: OpenPage) -> None:
+    page = open_page(boot=False, color_scheme="light")
+    paper = page.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Appearance").select_option("Dark")
+    dark = page.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor")
+    assert dark != paper
+    page.reload()
+    assert page.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor") == dark

@@ -143,6 +143,19 @@ def test_what_is_exported_can_be_imported_elsewhere(open_page: OpenPage, tmp_pat
     expect(other.locator("#conversations .entry")).to_have_count(4)
 
 
+def test_the_shown_messages_can_be_saved_as_markdown(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page(boot=False)
+    import_all(page, tmp_path, {**BREAD, "systemPrompt": "Be brief."})
+    page.keyboard.press("Control+,")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as Markdown").click()
+    assert download.value.suggested_filename == "how-long-does-dough-rest.md"
+    assert download.value.path().read_text(encoding="utf-8") == (
+        "# How long does dough rest?\n\n## Instructions\n\nBe brief.\n\n"
+        "## You\n\nHow long does dough rest?\n\n## Assistant\n\nOne *hour*.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

@@ -275,6 +275,7 @@ class ChatPage {
     byId("welcome").hidden = !conversation.empty;
     byId("welcome-picker").hidden = loaded;
     byId("welcome-ready").hidden = !loaded;
+    byId("save-markdown").disabled = conversation.empty;
     this.composer.setBusy(this.answer !== null);
     this.transcript.show(path);
     if (this.#writing) this.answer?.show();

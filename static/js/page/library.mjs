@@ -2,7 +2,7 @@
 
 import {Conversation} from "./conversation.mjs";
 import {byId, saveFile} from "./dom.mjs";
-import {fileName, fromFile, toJsonFile} from "./exchange.mjs";
+import {fileName, fromFile, toJsonFile, toMarkdownFile} from "./exchange.mjs";
 import {plural} from "./format.mjs";
 import {Sidebar} from "./sidebar.mjs";
 import {Store} from "./store.mjs";
@@ -28,6 +28,7 @@ export class Library {
       onExport: (id) => void this.export(id),
     });
     byId("export-all").addEventListener("click", () => void this.exportAll());
+    byId("save-markdown").addEventListener("click", () => this.saveAsMarkdown());
     const input = byId("import-file");
     input.addEventListener("change", async () => {
       await this.import([...input.files]);
@@ -92,6 +93,12 @@ export class Library {
   async export(id) {
     const conversation = await this.store.load(id);
     if (conversation) saveFile(fileName(conversation.title, "json"), toJsonFile([conversation]), "application/json");
+  }
+
+  /** The shown messages of the shown conversation, to read elsewhere. */
+  saveAsMarkdown() {
+    const conversation = this.#current;
+    if (conversation) saveFile(fileName(conversation.title, "md"), toMarkdownFile(conversation), "text/markdown");
   }
 
   async exportAll() {

@@ -27,6 +27,11 @@ export function choiceFromUrl(address) {
   return {name: file.replace(/\.gguf$/i, "") || url.host, source: url.href};
 }
 
+/** Whether a model can, as far as is known. @param {any} model @param {string} what */
+function can({capabilities}, what) {
+  return capabilities.length === 0 || capabilities.includes(what);
+}
+
 export class ModelPicker {
   /**
    * @param {HTMLElement} root
@@ -35,7 +40,8 @@ export class ModelPicker {
   constructor(root, {models, defaultModel, onChoose}) {
     this.onChoose = onChoose;
     this.prefix = `picker-${++instances}`;
-    const listed = models.filter(({capabilities}) => !capabilities.length || capabilities.includes("completion")).sort((a, b) => Number(b.id === defaultModel) - Number(a.id === defaultModel));
+    const listed = models.filter((model) => can(model, "completion") || can(model, "chat"));
+    listed.sort((a, b) => Number(b.id === defaultModel) - Number(a.id === defaultModel));
     this.cards = listed.map((model) => this.#card(model, model.id === defaultModel));
     root.replaceChildren(
       el("ul", {class: "model-list"}, ...this.cards),
@@ -53,7 +59,7 @@ export class ModelPicker {
     const urls = model.files?.map((/** @type {any} */ file) => file.url) ?? [model.url];
     const source = urls.length === 1 ? urls[0] : urls;
     const start = () => this.onChoose({name: model.name, source, listed: model});
-    const chats = !model.capabilities.length || model.capabilities.includes("chat");
+    const chats = can(model, "chat");
     return el("li", {class: "model-card", data: {model: model.id}},
       el("div", {class: "model-text"},
         el("h3", {id: title, class: "model-name", text: model.name}),

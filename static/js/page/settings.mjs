@@ -51,6 +51,12 @@ export class Settings {
       this.#rememberPrompt();
     });
     this.forNew.addEventListener("change", () => this.#rememberPrompt());
+    const theme = byId("theme");
+    theme.value = document.documentElement.dataset.theme ?? "";
+    theme.addEventListener("change", () => {
+      document.documentElement.dataset.theme = theme.value;
+      localStorage.setItem("sippet.theme", theme.value);
+    });
   }
 
   /** Instructions that new conversations begin with. */

@@ -53,12 +53,12 @@ export class Store extends EventTarget {
   async load(id) {
     const data = await this.#run([WHOLE], "readonly", (transaction) => transaction.objectStore(WHOLE).get(id))
       ?? this.#memory.get(id);
-    return data ? Conversation.fromJSON(data) : null;
+    return data ? revive(data) : null;
   }
 
   /** @returns {Promise<Conversation[]>} */
   async loadAll() {
-    return (await this.#everything()).map((data) => Conversation.fromJSON(data));
+    return (await this.#everything()).map(revive).filter((conversation) => conversation !== null);
   }
 
   /** @param {...Conversation} conversations */
@@ -129,6 +129,16 @@ export class Store extends EventTarget {
 /** @param {Conversation} conversation @returns {Entry} */
 function entryOf({id, title, updated}) {
   return {id, title, updated};
+}
+
+/** What can't be read (another version of the page wrote it, say) stays where it is. @param {any} data */
+function revive(data) {
+  try {
+    return Conversation.fromJSON(data);
+  } catch (error) {
+    console.warn(`Conversation ${data.id} can't be read:`, error);
+    return null;
+  }
 }
 
 /** @returns {Promise<IDBDatabase>} */
