@@ -225,3 +225,20 @@ def test_tokenize_detokenize_and_the_template_work_on_llama_server(server: str) 
 def test_an_address_that_is_no_api_is_said_so(server: str) -> None:
     with pytest.raises(RemoteError, match="base_url"):
         chat(gateway(server + "/elsewhere/v1"))
+
+
+def test_vectors_come_from_every_openai_shaped_server() -> None:
+    async def main(url: str) -> None:
+        for descriptor in (gateway(url), provider(url, "openai"), provider(url, "openai_compatible")):
+            async with client_of(descriptor) as client:
+                result = await client.embed(["red circle", "red circle", "Rome"])
+                first, same, other = result.embeddings
+                assert result.dimensions == 128 and result.usage.prompt_tokens > 0
+                assert sum(a * b for a, b in zip(first, same, strict=True)) == pytest.approx(1, abs=1e-4)
+                assert sum(a * b for a, b in zip(first, other, strict=True)) < 0.999
+        async with client_of(provider(url, "anthropic")) as client:
+            with pytest.raises(UnsupportedOperation):
+                await client.embed("red circle")
+
+    with llama_server(embedding=True, pooling="MEAN", api_keys=[KEY], n_ctx=512, n_parallel=1) as url:
+        asyncio.run(main(url))
