@@ -51,6 +51,8 @@ class TextRequest:
             )
         if options.media or (chat and _media.has_images(body["messages"])):
             _media.refuse_images(info.has_vision)
+            if not chat and info.backend == "native":
+                raise UnsupportedOption("media", "The native engine sees images in chats only.", hint="Use chat().")
         if options.tools and not chat:
             raise UnsupportedOption("tools", "query() has no tools: they need a conversation.", hint="Use chat().")
         self._body = {**body, **to_body(options, target.runtime.sampling if local else None, chat=chat)}

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from . import platform
+from ._bridge_models import ModelsBridge
 from .client import SippClient
 from .config import RuntimeConfig
 from .endpoints import DESCRIPTORS
@@ -35,6 +36,7 @@ class Bridge:
         self._client: SippClient | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._runs: dict[int, Run[Any]] = {}
+        self._installed = ModelsBridge(lambda: self._opened().models)
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._call_ids = itertools.count(1)
 
@@ -142,6 +144,9 @@ class Bridge:
             answer.set_exception(RuntimeError(params["error"]))
         else:
             answer.set_result(params.get("content"))
+
+    async def _models(self, number: int, params: Mapping[str, Any]) -> Any:
+        return await self._installed.serve(number, params, lambda s: self._send({"id": number, "progress": s}))
 
     async def _follow(self, number: int, run: Run[Any]) -> Any:
         self._runs[number] = run

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from . import _requests, _tool_loop
 from ._endpoint import Endpoint
@@ -25,6 +25,9 @@ from .platform.base import ExecutionMode, WasmThreading
 from .results import EmbedResult, RerankResult, TextResult, TokenBatch, ToolsResult
 from .runs import EmbedRun, RerankRun, Run, TextRun
 from .tools import Tool, Toolbox
+
+if TYPE_CHECKING:
+    from .models.store import ModelStore
 
 ClientState = Literal["ready", "loading", "closed"]
 S = TypeVar("S", bound=Run[Any])
@@ -72,6 +75,7 @@ class SippClient:
         self._adding: set[asyncio.Task[Endpoint]] = set()
         self._retiring: dict[asyncio.Task[None], Endpoint] = {}
         self._closing: asyncio.Task[None] | None = None
+        self._models: ModelStore | None = None
 
     @property
     def state(self) -> ClientState:
@@ -82,6 +86,15 @@ class SippClient:
     def endpoints(self) -> list[EndpointRef]:
         """The endpoints, in the order in which they were added."""
         return [endpoint.ref for endpoint in self._endpoints.values()]
+
+    @property
+    def models(self) -> ModelStore:
+        """The models that are installed here: ``add``, ``list``, ``get``, ``remove``, ``verify``, ``estimate``."""
+        if self._models is None:
+            from .models.store import ModelStore  # not before it is needed: it would make every start slower
+
+            self._models = ModelStore()
+        return self._models
 
     def subscribe(self, callback: Callable[[ClientEvent], Any]) -> Callable[[], None]:
         """Call ``callback`` with every event. Returns what ends the subscription."""
@@ -353,7 +366,7 @@ class SippClient:
             self._emit("progress", id, status=status)
 
         def load() -> Coroutine[Any, Any, Engine]:
-            return open_engine(descriptor, self.options, progress)
+            return open_engine(descriptor, self.options, progress, lambda: self.models)
 
         engine = await load()
         ref = EndpointRef(descriptor.kind, id, engine.info)

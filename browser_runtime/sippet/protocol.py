@@ -15,7 +15,7 @@ from typing import Any
 
 METHODS = (
     "open", "add", "remove", "query", "chat", "embed", "rerank", "tokenize", "detokenize", "applyTemplate", "runTools",
-    "toolResult", "cancel", "environment", "close",
+    "toolResult", "models", "cancel", "environment", "close",
 )  # fmt: skip
 REPLIES = ("result", "error", "progress", "tokens", "step", "call", "event")
 
@@ -44,6 +44,13 @@ def to_python(values: Mapping[str, Any], nested: Mapping[str, Any] | None = None
         for key, value in values.items()
         if value is not None
     }
+
+
+def rename(value: Any) -> Any:
+    """Plain data of Sippet's own with JavaScript's names all the way down; nothing of the user's may be in it."""
+    if isinstance(value, Mapping):
+        return {camel(key): rename(item) for key, item in value.items()}
+    return [rename(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def to_page(value: Any) -> Any:

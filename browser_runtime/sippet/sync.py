@@ -20,15 +20,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import client, platform, runs
 from .client import ClientOptions, ClientState
 from .endpoints import Descriptor, EndpointRef
-from .events import ClientEvent
+from .events import ClientEvent, OnProgress
 from .messages import Messages
 from .results import EmbedResult, RerankResult, TextResult, TokenBatch, ToolsResult
 from .tools import Tool
+
+if TYPE_CHECKING:
+    from .models.store import Estimate, InstalledModel, ModelStore, StorageReport, Verification
 
 T = TypeVar("T")
 
@@ -96,6 +99,47 @@ class TextRun(Run[TextResult]):
             yield batch
 
 
+class Models:
+    """The installed models; each call waits. See :class:`sippet.models.store.ModelStore`."""
+
+    def __init__(self, waiter: platform.Waiter, store: ModelStore) -> None:
+        """
+        Args:
+            waiter: waits.
+            store: what it waits for.
+        """
+        self._waiter = waiter
+        self._store = store
+
+    def add(self, source: Any, **options: Any) -> InstalledModel:
+        """Install a model."""
+        return self._waiter.run(self._store.add(source, **options))
+
+    def list(self) -> Sequence[InstalledModel]:
+        """The installed models, the latest used first."""
+        return self._waiter.run(self._store.list())
+
+    def get(self, id: str) -> InstalledModel:
+        """The installed model with this id."""
+        return self._waiter.run(self._store.get(id))
+
+    def remove(self, id: str) -> int:
+        """Remove a model. Returns the bytes that were freed."""
+        return self._waiter.run(self._store.remove(id))
+
+    def verify(self, id: str, *, repair: bool = True, on_progress: OnProgress | None = None) -> Verification:
+        """Hold every chunk of a model against its hash."""
+        return self._waiter.run(self._store.verify(id, repair=repair, on_progress=on_progress))
+
+    def estimate(self, source: Any, **options: Any) -> Estimate:
+        """What a model would take."""
+        return self._waiter.run(self._store.estimate(source, **options))
+
+    def storage(self) -> StorageReport:
+        """What there is, and what models take."""
+        return self._waiter.run(self._store.storage())
+
+
 class SippClient:
     """Language models behind one API; each call waits. See :class:`sippet.client.SippClient`."""
 
@@ -125,6 +169,11 @@ class SippClient:
     def endpoints(self) -> list[EndpointRef]:
         """The endpoints, in the order in which they were added."""
         return self._client.endpoints
+
+    @property
+    def models(self) -> Models:
+        """The models that are installed here; each call waits."""
+        return Models(self._waiter, self._client.models)
 
     def subscribe(self, callback: Callable[[ClientEvent], Any]) -> Callable[[], None]:
         """Call ``callback`` with every event, in the client's thread. Returns what ends the subscription."""
@@ -271,4 +320,4 @@ async def _next(tokens: Any) -> TokenBatch | None:
     return await anext(tokens, None)
 
 
-__all__ = ["Run", "SippClient", "TextRun"]
+__all__ = ["Models", "Run", "SippClient", "TextRun"]

@@ -11,7 +11,7 @@
 
 export const METHODS = Object.freeze([
   "open", "add", "remove", "query", "chat", "embed", "rerank", "tokenize", "detokenize", "applyTemplate", "runTools",
-  "toolResult", "cancel", "environment", "close",
+  "toolResult", "models", "cancel", "environment", "close",
 ]);
 
 export const REPLIES = Object.freeze(["result", "error", "progress", "tokens", "step", "call", "event"]);

@@ -23,6 +23,7 @@ export class SippClient {
   #lastId = 0;
   #state = "starting";
   #closed = null;
+  #models = null;
 
   /**
    * @param {object} [options]
@@ -160,6 +161,12 @@ export class SippClient {
     this.#request("toolResult", params).promise.catch(() => {}); // the loop's own request reports what went wrong
   }
 
+  /** The models that are installed here. @type {Models} */
+  get models() {
+    return (this.#models ??= new Models((params, options) => this.#request("models", params, options),
+      (id, reason) => this.#cancel(id, reason)));
+  }
+
   /** Cancel what runs and free everything. Safe to call twice. */
   close() {
     this.#closed ??= this.#close();
@@ -291,6 +298,89 @@ export class TextRun extends Run {
   /** The text as it comes; ask for it with `emitTokens: true`. @type {AsyncIterable<{text: string}>} */
   get tokens() {
     return this.#inbox.read();
+  }
+}
+
+/** The models that are installed here: the Python `ModelStore`. */
+export class Models {
+  #ask;
+  #cancel;
+
+  constructor(ask, cancel) {
+    this.#ask = ask;
+    this.#cancel = cancel;
+  }
+
+  /**
+   * Install a model, or go on with an earlier attempt.
+   * @param {string|Blob|(string|Blob)[]} source a URL, a file, their shards, a manifest's URL, or a registered name
+   * @param {{id?: string, name?: string, projector?: string|Blob, evict?: boolean,
+   *   onProgress?: (status: object) => void, signal?: AbortSignal}} [options]
+   * @returns {Installation}
+   */
+  add(source, {onProgress, signal, ...options} = {}) {
+    const {id, promise} = this.#ask({op: "add", source, options}, {progress: onProgress, signal});
+    const tell = (op) => this.#ask({op, request: id}).promise;
+    return new Installation(promise, (reason) => this.#cancel(id, reason), tell);
+  }
+
+  /** The installed models, the latest used first. @returns {Promise<object[]>} */
+  list() {
+    return this.#ask({op: "list"}).promise;
+  }
+
+  /** One of them. @param {string} id @returns {Promise<object>} */
+  get(id) {
+    return this.#ask({op: "get", id}).promise;
+  }
+
+  /** Remove one. @param {string} id @returns {Promise<number>} the bytes that were freed */
+  remove(id) {
+    return this.#ask({op: "remove", id}).promise;
+  }
+
+  /**
+   * Hold every chunk against its hash, and fetch the wrong ones again.
+   * @param {string} id
+   * @param {{repair?: boolean, onProgress?: (status: object) => void, signal?: AbortSignal}} [options]
+   */
+  verify(id, {onProgress, signal, ...options} = {}) {
+    return this.#ask({op: "verify", id, options}, {progress: onProgress, signal}).promise;
+  }
+
+  /** What a model would take, from its header alone. @param {string|Blob|(string|Blob)[]} source */
+  estimate(source) {
+    return this.#ask({op: "estimate", source}).promise;
+  }
+
+  /** What there is, and what models take. @returns {Promise<object>} */
+  storage() {
+    return this.#ask({op: "storage"}).promise;
+  }
+
+  /** Ask the browser to keep the models when space runs low. @returns {Promise<boolean>} whether it promises to */
+  persist() {
+    return this.#ask({op: "persist"}).promise;
+  }
+}
+
+/** A model on its way: a promise of the installed one. */
+export class Installation extends Run {
+  #tell;
+
+  constructor(promise, cancel, tell) {
+    super(promise, cancel);
+    this.#tell = tell;
+  }
+
+  /** Stop fetching until `resume()`; what has arrived is kept. */
+  pause() {
+    return this.#tell("pause");
+  }
+
+  /** Go on. */
+  resume() {
+    return this.#tell("resume");
   }
 }
 

@@ -33,6 +33,8 @@ class BrowserPlatform(Platform):
         return self._environment
 
     async def open_source(self, source: Any, on_bytes: Callable[[int, int | None], None]) -> Source:
+        if isinstance(source, Source):
+            return source
         if isinstance(source, str):
             return await _download(source, on_bytes)
         if _is_blob(source):
@@ -50,8 +52,9 @@ class BrowserPlatform(Platform):
         return JsEnginePort(_runtime().enginePort(mode, worker_url))
 
     def engine_file(self, source: Source) -> Any:
-        assert isinstance(source, BlobSource)
-        return _object({"name": source.name, "blob": source.blob})
+        handle = getattr(source, "handle", None)  # an installed model's: the engine opens it itself
+        found = {"handle": handle} if handle is not None else {"blob": getattr(source, "blob", None)}
+        return _object({"name": source.name, **found})
 
     def waiter(self) -> Waiter:
         if not can_run_sync():

@@ -19,6 +19,8 @@ class CPythonPlatform(Platform):
         return Environment(name="cpython", cores=os.cpu_count() or 1)
 
     async def open_source(self, source: Any, on_bytes: Callable[[int, int | None], None]) -> Source:
+        if isinstance(source, Source):
+            return source
         if not isinstance(source, (str, Path)):
             raise InvalidOption("source", f"A model's source is a path here, not {type(source).__name__}.")
         return PathSource(Path(source))

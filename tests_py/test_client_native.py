@@ -1,0 +1,309 @@
+"""The client on a real model: the tiny pair in native llama.cpp. The same operations run in tabs in tests_browser."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from llama_server import TINY
+from sippet import (
+    InvalidOption,
+    LocalModel,
+    ModelNotFound,
+    SippClient,
+    UnsupportedModel,
+    UnsupportedOperation,
+    UnsupportedOption,
+)
+from sippet.options import SamplingOptions
+
+Image = pytest.importorskip("PIL.Image")
+ImageDraw = pytest.importorskip("PIL.ImageDraw")
+
+MODELS = Path(__file__).parent / "models"
+PROJECTOR = MODELS / "mmproj-tiny-f16.gguf"
+COLOURS = {"red": (220, 30, 30), "green": (30, 160, 50), "blue": (40, 70, 220), "yellow": (245, 220, 40)}
+
+
+def model(**options: Any) -> LocalModel:
+    runtime = {"context": {"n_threads": 1, **options.pop("context", {})}, **options.pop("runtime", {})}
+    return LocalModel(options.pop("source", TINY), runtime=runtime, **options)
+
+
+def using(descriptor: LocalModel, work: Callable[[SippClient], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        async with SippClient() as client:
+            await client.add("it", descriptor)
+            return await work(client)
+
+    return asyncio.run(main())
+
+
+def ask(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def picture(shape: Literal["circle", "square"], colour: str) -> bytes:
+    image = Image.new("RGB", (128, 128), (250, 250, 250))
+    draw = ImageDraw.Draw(image)
+    (draw.ellipse if shape == "circle" else draw.rectangle)((36, 36, 92, 92), fill=COLOURS[colour])
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_the_pair_names_shapes_and_colours() -> None:
+    async def work(client: SippClient) -> None:
+        for colour in COLOURS:
+            for shape in ("circle", "square"):
+                data = picture(shape, colour)  # type: ignore[arg-type]
+                said = (
+                    await client.chat(ask("What is in the image?"), media=[data], temperature=0, max_tokens=30)
+                ).text
+                assert shape in said and colour in said, said
+        parts = [{"type": "image", "image": data}, {"type": "text", "text": "What color is it?"}]
+        assert colour in (await client.chat([{"role": "user", "content": parts}], temperature=0, max_tokens=20)).text
+        with pytest.raises(UnsupportedOption, match="chat"):
+            client.query("<__media__>What shape is it?", media=[data])
+        with pytest.raises(InvalidOption, match="known kind"):
+            await client.chat(ask("?"), media=[b"GARBAGE"])
+        with pytest.raises(InvalidOption, match="no image at"):
+            await client.chat(ask("?"), media=["/nowhere/x.png"])
+
+    using(model(projector=PROJECTOR), work)
+
+
+def test_an_image_can_be_a_path(tmp_path: Path) -> None:
+    file = tmp_path / "red.png"
+    file.write_bytes(picture("circle", "red"))
+
+    async def work(client: SippClient) -> str:
+        return (await client.chat(ask("What color is it?"), media=[file], temperature=0, max_tokens=20)).text
+
+    assert "red" in using(model(projector=PROJECTOR), work)
+
+
+def test_a_text_model_refuses_media_by_name() -> None:
+    async def work(client: SippClient) -> None:
+        with pytest.raises(UnsupportedOption) as caught:
+            client.chat(ask("?"), media=[picture("circle", "red")])
+        assert caught.value.option == "media"
+
+    using(model(), work)
+
+
+@pytest.mark.parametrize(
+    ("projector", "error", "reason"),
+    [(TINY, UnsupportedModel, "not_a_projector"), ("/nowhere/mmproj.gguf", ModelNotFound, None)],
+)
+def test_a_wrong_projector_is_refused_when_it_is_added(projector: Any, error: Any, reason: str | None) -> None:
+    async def work(client: SippClient) -> None:
+        pass
+
+    with pytest.raises(error) as caught:
+        using(model(projector=projector), work)
+    assert caught.value.details.get("reason") == reason
+
+
+def test_a_projector_alone_is_no_model() -> None:
+    async def work(client: SippClient) -> None:
+        pass
+
+    with pytest.raises(UnsupportedModel, match="projector"):
+        using(model(source=PROJECTOR), work)
+
+
+def test_turn_two_computes_only_what_is_new_and_keys_are_apart() -> None:
+    async def work(client: SippClient) -> None:
+        talk = ask("My name is Tom.")
+        first = await client.chat(talk, context_key="a", temperature=0, max_tokens=20)
+        talk += [{"role": "assistant", "content": first.text}, *ask("What is my name?")]
+        second = await client.chat(talk, context_key="a", temperature=0, max_tokens=20)
+        assert second.text == "Your name is Tom."
+        known = first.usage.prompt_tokens + first.usage.completion_tokens - 2
+        assert second.usage.cached_tokens >= known
+        other = await client.chat(talk, context_key="b", temperature=0, max_tokens=20)
+        assert (other.text, other.usage.cached_tokens) == (second.text, 0), "another key sees nothing of it"
+        await client.chat(talk, context_key="c", temperature=0, max_tokens=5)
+        again = await client.chat(talk, context_key="b", temperature=0, max_tokens=20)
+        assert again.usage.cached_tokens > 0
+        dropped = await client.chat(talk, context_key="a", temperature=0, max_tokens=20)
+        assert dropped.usage.cached_tokens == 0, "a was used longest ago when c came"
+
+    using(model(context={"n_parallel": 2, "n_ctx": 1024}), work)
+
+
+def test_many_runs_share_the_model() -> None:
+    async def work(client: SippClient) -> None:
+        runs = [client.chat(ask("What is the capital of France?"), temperature=0).response for _ in range(6)]
+        assert {result.text for result in await asyncio.gather(*runs)} == {"The capital of France is Paris."}
+
+    using(model(context={"n_parallel": 3, "n_ctx": 1536}), work)
+
+
+def test_texts_become_vectors() -> None:
+    async def work(client: SippClient) -> None:
+        result = await client.embed(["the red circle", "the red circle", "count to ten"])
+        assert (len(result.embeddings), result.dimensions, result.pooling) == (3, 128, "mean")
+        a, b, c = result.embeddings
+        assert math.isclose(math.hypot(*a), 1, rel_tol=1e-6)
+        assert math.sumprod(a, b) > 0.9999 > math.sumprod(a, c) if hasattr(math, "sumprod") else a != c
+        raw = (await client.embed("the red circle", normalize=False)).embedding
+        length = math.hypot(*raw)
+        assert length > 2
+        assert all(math.isclose(x / length, y, abs_tol=1e-4) for x, y in zip(raw, a, strict=True))
+        assert result.usage.prompt_tokens > 3
+        assert (await client.chat(ask("Hello"), temperature=0, max_tokens=5)).text, "it can still chat"
+
+    using(model(context={"embeddings": True}), work)
+
+
+def test_a_model_that_was_loaded_for_text_refuses_to_embed() -> None:
+    async def work(client: SippClient) -> None:
+        with pytest.raises(UnsupportedOperation, match="embeddings"):
+            client.embed("x")
+        with pytest.raises(UnsupportedOperation, match="reranker"):
+            client.rerank("x", ["y"])
+
+    using(model(), work)
+
+
+def test_tokens_and_templates() -> None:
+    async def work(client: SippClient) -> None:
+        tokens = await client.tokenize("The capital of France")
+        assert len(tokens) > 3 and await client.detokenize(tokens) == "The capital of France"
+        assert len(await client.tokenize("<|im_end|>")) == 1
+        assert len(await client.tokenize("<|im_end|>", parse_special=False)) > 1
+        prompt = await client.apply_template(ask("Hi"))
+        assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        answer = await client.query(prompt, temperature=0, max_tokens=20)
+        assert answer.text == (await client.chat(ask("Hi"), temperature=0, max_tokens=20)).text
+
+    using(model(), work)
+
+
+@dataclass
+class Person:
+    name: str
+    age: int
+
+
+def test_a_structured_answer_is_an_object() -> None:
+    async def work(client: SippClient) -> None:
+        run = client.chat(ask("Give me JSON for Tom, age 7."), json_schema=Person, temperature=0, max_tokens=60)
+        assert (await run).parsed == Person("Tom", 7)
+        short = await client.chat(ask("Give me JSON for Tom, age 7."), json_schema=Person, temperature=0, max_tokens=3)
+        assert (short.finish_reason, short.parsed) == ("length", None)
+
+    using(model(), work)
+
+
+def test_a_forced_tool_is_called_with_arguments_that_fit() -> None:
+    called: list[str] = []
+
+    def set_colour(colour: Literal["red", "blue"]) -> str:
+        """Set the colour."""
+        called.append(colour)
+        return "done"
+
+    async def work(client: SippClient) -> Any:
+        return await client.run_tools(
+            ask("Make it red."), [set_colour], tool_choice="required", max_steps=2, temperature=0, max_tokens=150
+        )
+
+    result = using(model(context={"n_ctx": 2048}), work)
+    assert called and set(called) <= {"red", "blue"}
+    assert [message["role"] for message in result.messages][:3] == ["user", "assistant", "tool"]
+
+
+# For each sampling option a value that must change what is sampled, and what it is compared with.
+FLAT = {"temperature": 3.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 7, "max_tokens": 24}
+EFFECTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "temperature": ({}, {"temperature": 0.01}),
+    "seed": ({}, {"seed": 8}),
+    "top_k": ({}, {"top_k": 1}),
+    "top_p": ({}, {"top_p": 0.01}),
+    "min_p": ({}, {"min_p": 0.9}),
+    "repeat_penalty": ({}, {"repeat_penalty": 5.0}),
+    "presence_penalty": ({}, {"presence_penalty": 2.0}),
+    "frequency_penalty": ({}, {"frequency_penalty": 2.0}),
+    "logit_bias": ({}, {"logit_bias": {str(token): -100.0 for token in range(300, 512)}}),
+    "samplers": ({"top_k": 1}, {"samplers": ["temperature"]}),
+    "repeat_last_n": ({"repeat_penalty": 5.0}, {"repeat_last_n": 1}),
+    "typical_p": ({}, {"typical_p": 0.05}),
+    "top_n_sigma": ({}, {"top_n_sigma": 0.05}),
+    "xtc_probability": ({"xtc_threshold": 0.01}, {"xtc_probability": 1.0}),
+    "xtc_threshold": ({"xtc_probability": 1.0, "xtc_threshold": 0.01}, {"xtc_threshold": 0.5}),
+    "dynatemp_range": ({}, {"dynatemp_range": 2.0}),
+    "dynatemp_exponent": ({"dynatemp_range": 3.0, "dynatemp_exponent": 0.1}, {"dynatemp_exponent": 9.0}),
+    "dry_multiplier": ({"temperature": 0.0, "max_tokens": 80}, {"dry_multiplier": 50.0}),
+    "dry_base": (
+        {"temperature": 0.0, "max_tokens": 80, "dry_multiplier": 3.0, "dry_allowed_length": 1, "dry_base": 1.0},
+        {"dry_base": 90.0},
+    ),
+    "dry_allowed_length": ({"temperature": 0.0, "max_tokens": 80, "dry_multiplier": 50.0}, {"dry_allowed_length": 60}),
+    "dry_penalty_last_n": ({"temperature": 0.0, "max_tokens": 80, "dry_multiplier": 50.0}, {"dry_penalty_last_n": 0}),
+    "dry_sequence_breakers": (
+        {"temperature": 0.0, "max_tokens": 80, "dry_multiplier": 50.0},
+        {"dry_sequence_breakers": [" ", "o", "e", "a"]},
+    ),
+    "mirostat": ({}, {"mirostat": 2}),
+    "mirostat_tau": ({"mirostat": 2, "mirostat_tau": 9.0}, {"mirostat_tau": 0.1}),
+    "mirostat_eta": ({"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.01}, {"mirostat_eta": 1.0}),
+    "min_keep": ({"top_p": 0.01}, {"min_keep": 200}),
+    "ignore_eos": ({"temperature": 0.0}, {"ignore_eos": True}),
+}
+
+
+PROMPTS = {"ignore_eos": "Count to 5."}
+
+
+def test_every_sampling_option_has_a_test_of_its_effect() -> None:
+    assert set(EFFECTS) == {item.name for item in dataclasses.fields(SamplingOptions)}
+
+
+@pytest.fixture(scope="module")
+def effects() -> dict[str, list[str]]:
+    """The texts with and without each option, all from one model."""
+
+    async def work(client: SippClient) -> dict[str, list[str]]:
+        found = {}
+        for name, (base, change) in EFFECTS.items():
+            talk = ask(PROMPTS.get(name, "Tell me a story."))
+            options = [{**FLAT, **base}, {**FLAT, **base}, {**FLAT, **base, **change}]
+            found[name] = [(await client.chat(talk, **each)).text for each in options]
+        return found
+
+    found: dict[str, list[str]] = using(model(), work)
+    return found
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_sampling_option_changes_what_is_sampled(effects: dict[str, list[str]], name: str) -> None:
+    once, again, changed = effects[name]
+    assert once == again, "without a change the text repeats"
+    assert once != changed
+
+
+def test_an_installed_model_is_added_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIPPET_CACHE", str(tmp_path))
+
+    async def main() -> None:
+        async with SippClient() as client:
+            installed = await client.models.add(TINY, id="mine", projector=PROJECTOR)
+            assert [found.id for found in await client.models.list()] == [installed.id] == ["mine"]
+            await client.add("it", LocalModel("mine", runtime={"context": {"n_threads": 1}}))
+            media = [picture("square", "blue")]
+            said = (await client.chat(ask("What is in the image?"), media=media, temperature=0, max_tokens=30)).text
+            assert "blue" in said
+            with pytest.raises(ModelNotFound, match="nothing-like-this"):
+                await client.add("other", LocalModel("nothing-like-this"))
+
+    asyncio.run(main())
