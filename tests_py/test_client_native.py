@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import io
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 from llama_server import TINY
+from pictures import COLOURS, SHAPES, picture
 from sippet import (
     InvalidOption,
     LocalModel,
@@ -24,12 +24,8 @@ from sippet import (
 )
 from sippet.options import SamplingOptions
 
-Image = pytest.importorskip("PIL.Image")
-ImageDraw = pytest.importorskip("PIL.ImageDraw")
-
 MODELS = Path(__file__).parent / "models"
 PROJECTOR = MODELS / "mmproj-tiny-f16.gguf"
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 50), "blue": (40, 70, 220), "yellow": (245, 220, 40)}
 
 
 def model(**options: Any) -> LocalModel:
@@ -50,20 +46,11 @@ def ask(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-def picture(shape: Literal["circle", "square"], colour: str) -> bytes:
-    image = Image.new("RGB", (128, 128), (250, 250, 250))
-    draw = ImageDraw.Draw(image)
-    (draw.ellipse if shape == "circle" else draw.rectangle)((36, 36, 92, 92), fill=COLOURS[colour])
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 def test_the_pair_names_shapes_and_colours() -> None:
     async def work(client: SippClient) -> None:
         for colour in COLOURS:
-            for shape in ("circle", "square"):
-                data = picture(shape, colour)  # type: ignore[arg-type]
+            for shape in SHAPES:
+                data = picture(shape, colour)
                 said = (
                     await client.chat(ask("What is in the image?"), media=[data], temperature=0, max_tokens=30)
                 ).text
