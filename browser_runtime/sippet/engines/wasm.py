@@ -107,7 +107,7 @@ def _why_no_threads(env: Environment) -> tuple[str, str, str] | None:
 
 def _gpu(env: Environment, backend: BackendChoice) -> bool:
     if backend == "webgpu" and not env.gpu:
-        raise _missing("webgpu", "No WebGPU adapter with half-precision shaders is available here.", 'Use backend="cpu".')
+        raise _missing("webgpu", "No WebGPU adapter with half-precision shaders is here.", 'Use backend="cpu".')
     return backend == "webgpu"
 
 
