@@ -258,7 +258,7 @@ class ModelStore:
     async def list(self) -> list[InstalledModel]:
         """The installed models, the latest used first. Needs no network."""
         newest: dict[str, InstalledModel] = {}
-        for folder in await self._storage.entries(_ROOT):
+        for folder in await self._folders():
             model = await self._read(folder)
             if model is not None and await self._is_whole(model):
                 other = newest.get(model.id)
@@ -302,7 +302,7 @@ class ModelStore:
             StorageError: it is in use.
         """
         freed, found = 0, False
-        for folder in await self._storage.entries(_ROOT):
+        for folder in await self._folders():
             model = await self._read(folder)
             if not (model.id == id if model else folder.startswith(_folder_start(id))):
                 continue
@@ -331,7 +331,7 @@ class ModelStore:
             RemoteUnavailable: the server could not be reached for the repair.
         """
         report = on_progress or (lambda status: None)
-        for folder in await self._storage.entries(_ROOT):
+        for folder in await self._folders():
             model = await self._read(folder)
             if model is None or model.id != id:
                 continue
@@ -377,9 +377,7 @@ class ModelStore:
         """What there is, what models take, and what unfinished downloads take."""
         installed = {model.folder: model for model in await self.list()}
         unfinished = {
-            folder: await self._bytes_in(folder)
-            for folder in await self._storage.entries(_ROOT)
-            if folder not in installed
+            folder: await self._bytes_in(folder) for folder in await self._folders() if folder not in installed
         }
         estimate = await self._storage.estimate()
         return StorageReport(estimate, sum(model.size for model in installed.values()), unfinished)
@@ -467,12 +465,15 @@ class ModelStore:
             await self._storage.save(f"{_ROOT}/{folder}/{name}", _record(model))
         for leftover in ("journal", "begun.json"):
             await self._storage.delete(f"{_ROOT}/{folder}/{leftover}")
-        for other in await self._storage.entries(_ROOT):  # an older version under the same id has served
+        for other in await self._folders():  # an older version under the same id has served
             if other != folder and (old := await self._read(other)) and old.id == model.id:
                 await self._storage.delete(f"{_ROOT}/{other}")
         return model
 
     # Reading.
+
+    async def _folders(self) -> Sequence[str]:
+        return [name for name, size in (await self._storage.entries(_ROOT)).items() if size < 0]
 
     async def _read(self, folder: str) -> InstalledModel | None:
         """The record of a folder; a damaged one is written anew from its copy."""

@@ -103,7 +103,7 @@ class FolderStorage(Storage):
     """Files in a folder.
 
     Args:
-        root: the folder; ``$SIPPET_CACHE``, else ``sippet`` in the user's cache folder.
+        root: the folder; by default ``store`` in ``$SIPPET_CACHE``, else in ``sippet`` in the user's cache folder.
         quota: most bytes to use, for tests and for careful users; else what the disk has.
     """
 
@@ -204,12 +204,14 @@ class FolderStorage(Storage):
 def default_folder() -> Path:
     """Where models go unless a place is named."""
     if cache := os.environ.get("SIPPET_CACHE"):
-        return Path(cache)
+        return Path(cache).expanduser() / "store"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "sippet"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "sippet"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sippet"
+        cache_home = Path(os.environ.get("LOCALAPPDATA") or Path.home())
+    elif sys.platform == "darwin":
+        cache_home = Path.home() / "Library" / "Caches"
+    else:
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache_home / "sippet" / "store"
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -1,0 +1,137 @@
+"""``sippet models``, as people call it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_server import ModelServer
+from sippet.models.registry import DEFAULT_MODEL
+from sippet_host import cli as commands
+
+FILES = Path(__file__).parent / "models"
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    monkeypatch.setenv("SIPPET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            commands.main(["models", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may damage."""
+    return Path(shutil.copy(FILES / "tiny-chat-f16.gguf", tmp_path))
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    """A server of models in a thread."""
+    models = ModelServer({path.name: path.read_bytes() for path in FILES.glob("*.gguf")})
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    running = models.running()
+    asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result()
+    yield models
+    asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_a_manifest_is_written_beside_the_model_and_verifies_it(call: Call, tiny: Path) -> None:
+    status, out, _ = call("manifest", tiny, "--chunk-size", "100k")
+    assert (status, out) == (0, f"{tiny.with_name('manifest.json')}\n")
+    assert json.loads(tiny.with_name("manifest.json").read_bytes())["id"] == "tiny-chat-f16"
+    assert call("verify", tiny)[:2] == (0, "18 chunks checked, 0 damaged.\n")
+    with tiny.open("r+b") as file:
+        file.seek(450_000)
+        file.write(b"damage")
+    status, out, _ = call("verify", tiny)
+    assert status == 1 and "tiny-chat-f16.gguf: chunk 4 is damaged." in out
+    assert json.loads(call("verify", tiny, "--json")[1])["bad"] == [["tiny-chat-f16.gguf", 4]]
+
+
+def test_a_file_that_has_grown_is_not_the_one_of_the_manifest(call: Call, tiny: Path) -> None:
+    call("manifest", tiny)
+    with tiny.open("ab") as file:
+        file.write(b"\0")
+    assert call("verify", tiny)[0] == 1
+
+
+def test_a_model_is_pulled_listed_verified_and_removed(call: Call, server: ModelServer) -> None:
+    status, out, err = call(
+        "pull", server.url + "tiny-chat-f16.gguf", "--projector", server.url + "mmproj-tiny-f16.gguf", "--id", "pair"
+    )
+    assert (status, out) == (0, "pair  3.2 MB  llama F16  tiny-chat-f16\n")
+    assert "Fetching: done, 3.2 MB" in err
+    assert call("list")[1] == out
+    (model,) = json.loads(call("list", "--json")[1])
+    assert (model["id"], model["projector"]["size"], model["chat_template"]) == ("pair", 1_456_768, True)
+    assert call("verify", "pair")[:2] == (0, "2 chunks checked, 0 damaged.\n")
+    assert call("rm", "pair")[:2] == (0, "Removed pair: 3.2 MB freed.\n")
+    assert call("list")[1] == ""
+
+
+def test_a_path_and_its_shards_can_be_pulled(call: Call, tiny: Path, tmp_path: Path) -> None:
+    status, out, _ = call("split", tiny, "--max-size", "0.5M", "-o", tmp_path / "shards")
+    assert status == 0
+    shards = out.split()
+    assert len(shards) == 4 and shards[0].endswith("tiny-chat-f16-00001-of-00004.gguf")
+    assert call("pull", shards[0])[:2] == (0, "tiny-chat-f16  1.7 MB  llama F16  tiny-chat-f16\n")
+    assert call("join", shards[0], "-o", tmp_path / "whole.gguf")[0] == 0
+    assert (tmp_path / "whole.gguf").read_bytes() == tiny.read_bytes()
+
+
+def test_a_plan_needs_the_header_alone(call: Call, server: ModelServer) -> None:
+    status, out, _ = call("plan", server.url + "tiny-chat-f16.gguf", "--ctx", "256")
+    assert status == 0
+    assert "tiny-chat-f16: llama F16, 853,120 parameters" in out
+    assert "Fits: needs" in out and "context of 256 tokens" in out
+    found = json.loads(call("plan", FILES / "tiny-chat-f16.gguf", "--json")[1])
+    assert (found["memory"]["verdict"], found["memory"]["n_ctx"]) == ("fits", 512)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["rm", "nothing"], "model_not_found"),
+        (["verify", "nothing"], "model_not_found"),
+        (["verify", FILES / "tiny-chat-f16.gguf"], "model_not_found"),
+        (["pull", "nothing.gguf"], "model_not_found"),
+        (["pull", __file__], "invalid_model"),
+        (["pull", FILES / "mmproj-tiny-f16.gguf"], "unsupported_model"),
+        (["pull", DEFAULT_MODEL], "download_failed"),
+        (["pull", "http://127.0.0.1:9/x.json"], "remote_unavailable"),
+        (["manifest", __file__], "invalid_model"),
+        (["manifest", "nothing.gguf"], "model_not_found"),
+        (["split", FILES / "tiny-chat-f16.gguf"], "configuration"),
+        (["join", "a-00001-of-00002.gguf", "-o", "x.gguf"], "model_not_found"),
+    ],
+)
+def test_a_failure_exits_with_1_and_one_coded_line(call: Call, arguments: list[Any], code: str) -> None:
+    status, out, err = call(*arguments)
+    assert (status, out) == (1, "")
+    assert f"Error [{code}]: " in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("size", ["", "x", "5Q", "-1"])
+def test_a_size_that_is_none_is_refused(call: Call, tiny: Path, size: str) -> None:
+    status, _, err = call("split", tiny, "--max-size", size)
+    assert status == 2 and "--max-size" in err
