@@ -59,6 +59,11 @@ class ModelsBridge:
                 return rename(dataclasses.asdict(await store.estimate(params.get("source"), **options)))
             case "storage":
                 return to_page(await store.storage())
+            case "registry":
+                from .models.registry import DEFAULT_MODEL, MODELS
+
+                entries = [rename(entry.to_dict()) for entry in MODELS.values()]
+                return {"models": entries, "defaultModel": DEFAULT_MODEL}
             case "persist":
                 return await store.persist()
         raise UsageError(f"client.models has no {params.get('op')!r}.")

@@ -67,16 +67,17 @@ async def _installed(model: LocalModel, store: ModelStore, progress: Callable[[S
     from .models.registry import MODELS
 
     source: str = model.source
-    if source in MODELS or _is_url(source):
-        source = (await store.add(source, projector=model.projector, on_progress=_but_the_end(progress))).id
     try:
         sources, projector = await store.open(source)
     except ModelNotFound as error:
-        raise ModelNotFound(
-            f"No model {source!r} is installed or registered.",
-            hint="Give a URL, a file, an id of client.models.list(), or a name of sippet.models.registry.MODELS.",
-            details={"source": source},
-        ) from error
+        if source not in MODELS and not _is_url(source):
+            raise ModelNotFound(
+                f"No model {source!r} is installed or registered.",
+                hint="Give a URL, a file, an id of client.models.list(), or a name of sippet.models.registry.MODELS.",
+                details={"source": source},
+            ) from error
+        added = await store.add(source, projector=model.projector, on_progress=_but_the_end(progress))
+        sources, projector = await store.open(added.id)
     return dataclasses.replace(model, source=list(sources), projector=model.projector or projector)
 
 

@@ -358,6 +358,11 @@ export class Models {
     return this.#ask({op: "storage"}).promise;
   }
 
+  /** The models that can be added by name. @returns {Promise<{models: object[], defaultModel: string}>} */
+  registry() {
+    return this.#ask({op: "registry"}).promise;
+  }
+
   /** Ask the browser to keep the models when space runs low. @returns {Promise<boolean>} whether it promises to */
   persist() {
     return this.#ask({op: "persist"}).promise;
