@@ -1,0 +1,3 @@
+#pragma once
+#define LLAMA_VERSION "b11549"
+#define LLAMA_COMMIT  "b11549"
