@@ -107,6 +107,38 @@ def test_a_page_without_isolation_says_so_and_why(open_page: OpenPage, page_host
     expect(page.locator(".reasons li").first).to_contain_text(re.compile("headers|COOP|Cross-Origin"))
 
 
+# Drops a picture, drawn on the spot, onto the page.
+DROP_PICTURE = """async () => {
+  const canvas = new OffscreenCanvas(128, 128);
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "rgb(250 250 250)";
+  pen.fillRect(0, 0, 128, 128);
+  pen.fillStyle = "rgb(220 30 30)";
+  pen.arc(64, 64, 28, 0, 7);
+  pen.fill();
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([await canvas.convertToBlob()], "picture.png", {type: "image/png"}));
+  document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_a_model_that_sees_is_shown_a_picture(open_page: OpenPage, tiny: ModelEntry) -> None:
+    page = open_page()
+    page.evaluate(DROP_PICTURE)
+    expect(page.get_by_role("status")).to_contain_text("reads text only")
+    model = tiny.files[0].path
+    page.locator("#welcome-picker input[type=file]").set_input_files([model.with_name("mmproj-tiny-f16.gguf"), model])
+    expect(page.get_by_role("button", name="Add images")).to_be_visible(timeout=BOOT)
+    page.evaluate(DROP_PICTURE)
+    expect(page.get_by_role("button", name="Remove image 1")).to_be_visible()
+    send(page, "What is in the image?")
+    assert re.search(r"red circle", wait_for_answer(page))
+    page.reload()
+    picture = page.locator(".message.user canvas")
+    expect(picture).to_have_attribute("width", "128")
+    assert picture.evaluate("(canvas) => [...canvas.getContext('2d').getImageData(64, 64, 1, 1).data]")[0] > 200
+
+
 def test_firefox_runs_the_page_too(open_page: OpenPage, firefox: Browser) -> None:
     page = open_page(engine=firefox)
     choose_listed(page)

@@ -168,6 +168,7 @@ def test_the_shown_messages_can_be_saved_as_markdown(open_page: OpenPage, tmp_pa
         (conversation("../x", message("m", None, "user", "hi")), "no valid id"),
         (conversation("x", {**message("m", None, "user", "hi"), "text": {"toString": 1}}), "a text is missing"),
         (conversation("x", message("m", None, "user", "a"), message("m", None, "user", "b")), "two messages"),
+        (conversation("x", message("m", None, "user", "a", images=["https://evil.example/x.png"])), "not PNG or JPEG"),
     ],
 )
 def test_a_file_that_is_no_export_changes_nothing(open_page: OpenPage, tmp_path: Path, data: Any, why: str) -> None:

@@ -67,7 +67,11 @@ export class Answer {
   async #generate() {
     const {message} = this;
     const prompt = this.conversation.prompt(message.parent);
-    const {run} = await this.engine.chat(prompt, {...this.options, signal: this.#controller.signal});
+    const {run} = await this.engine.chat(prompt, {
+      ...this.options,
+      contextKey: this.conversation.id, // its next turn computes only what is new
+      signal: this.#controller.signal,
+    });
     for await (const batch of run.tokens) {
       message.text += batch.text;
       if (batch.reasoning) message.reasoning = (message.reasoning ?? "") + batch.reasoning;

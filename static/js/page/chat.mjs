@@ -6,6 +6,7 @@ import {Composer} from "./composer.mjs";
 import {Conversation} from "./conversation.mjs";
 import {byId, fillIcons} from "./dom.mjs";
 import {Engine} from "./engine.mjs";
+import {Attachments, isImage} from "./images.mjs";
 import {Library} from "./library.mjs";
 import {loadMarkdown} from "./markdown.mjs";
 import {Notices} from "./notices.mjs";
@@ -49,6 +50,8 @@ class ChatPage {
       onStop: () => this.answer?.stop(),
       onEditLast: () => this.editLast(),
     });
+    this.attachments = new Attachments({root: byId("attachments"), input: byId("image-file"), button: byId("attach"),
+      prompt: byId("prompt")}, (text) => this.notices.show(text));
     this.follower = new Follower(byId("scroller"), byId("content"), byId("to-latest"));
     this.library = new Library(this.notices, (conversation) => this.show(conversation));
     const picking = {models: config.models ?? [], defaultModel: config.defaultModel,
@@ -67,7 +70,7 @@ class ChatPage {
     byId("model-button").addEventListener("click", () => byId("model-dialog").showModal());
     byId("settings-button").addEventListener("click", settings);
     byId("show-shortcuts").addEventListener("click", () => byId("shortcuts-dialog").showModal());
-    acceptDrops(byId("drop-veil"), (files) => this.load(choiceFromFiles(files)));
+    acceptDrops(byId("drop-veil"), (files) => this.drop(files));
     for (const dialog of document.querySelectorAll("dialog")) {
       // A click beside the dialog's content closes it.
       dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -124,6 +127,12 @@ class ChatPage {
     }
   }
 
+  /** @param {File[]} files images go along with the next message, all else is a model */
+  drop(files) {
+    if (files.every(isImage)) void this.attachments.add(files);
+    else void this.load(choiceFromFiles(files));
+  }
+
   /** @param {string} text @returns {boolean} whether it was taken */
   send(text) {
     if (this.answer) return false;
@@ -135,7 +144,9 @@ class ChatPage {
       else byId("model-dialog").showModal();
       return false;
     }
-    this.conversation.add("user", text);
+    const images = this.attachments.take();
+    const message = this.conversation.add("user", text);
+    if (images.length) message.images = images;
     void this.respond();
     return true;
   }
@@ -169,7 +180,10 @@ class ChatPage {
 
   /** Another wording of a message, and an answer to it. @param {string} id @param {string} text */
   edit(id, text) {
-    this.#again(() => this.conversation.add("user", text, this.conversation.get(id).parent));
+    this.#again(() => {
+      const {parent, images} = this.conversation.get(id);
+      Object.assign(this.conversation.add("user", text, parent), images && {images});
+    });
   }
 
   /** @param {() => void} prepare makes the end of the shown path what is to be answered */
@@ -276,6 +290,7 @@ class ChatPage {
     byId("welcome-picker").hidden = loaded;
     byId("welcome-ready").hidden = !loaded;
     byId("save-markdown").disabled = conversation.empty;
+    this.attachments.enabled = engine.info?.hasVision === true;
     this.composer.setBusy(this.answer !== null);
     this.transcript.show(path);
     if (this.#writing) this.answer?.show();

@@ -9,6 +9,7 @@
  * @property {string | null} parent
  * @property {"user" | "assistant"} role
  * @property {string} text
+ * @property {string[]} [images] `data:` URLs
  * @property {string} [reasoning]
  * @property {number} created milliseconds since 1970
  * @property {string} [model] name of the model that answered
@@ -23,6 +24,9 @@
  * @property {number} [timeToFirstTokenMs]
  * @property {number} [tokensPerSecond]
  */
+
+/** What an image may be, and nothing else. */
+const IMAGE = /^data:image\/(?:png|jpeg);base64,[A-Za-z0-9+/]+=*$/;
 
 const FORMAT = "sippet-conversation";
 const VERSION = 1;
@@ -128,17 +132,23 @@ export class Conversation {
    * one role are joined, because many chat templates refuse anything but strict turns.
    *
    * @param {string | null} [end]
-   * @returns {{role: string, content: string}[]}
+   * @returns {{role: string, content: string | object[]}[]}
    */
   prompt(end = this.head) {
-    const turns = this.systemPrompt.trim() ? [{role: "system", content: this.systemPrompt.trim()}] : [];
-    for (const {role, text} of this.path(end)) {
+    /** @type {{role: string, text: string, images: string[]}[]} */
+    const turns = this.systemPrompt.trim() ? [{role: "system", text: this.systemPrompt.trim(), images: []}] : [];
+    for (const {role, text, images = []} of this.path(end)) {
       if (!text) continue;
       const last = turns.at(-1);
-      if (last?.role === role) last.content += `\n\n${text}`;
-      else turns.push({role, content: text});
+      if (last?.role === role) {
+        last.text += `\n\n${text}`;
+        last.images.push(...images);
+      } else {
+        turns.push({role, text, images: [...images]});
+      }
     }
-    return turns;
+    return turns.map(({role, text, images}) => ({role, content: images.length === 0 ? text : [
+      ...images.map((url) => ({type: "image_url", image_url: {url}})), {type: "text", text}]}));
   }
 
   toJSON() {
@@ -191,6 +201,7 @@ function readMessage(data) {
     text: text(data.text, MOST_TEXT),
     created: time(data.created),
   };
+  if (data.images) message.images = readImages(data.images);
   if (data.reasoning) message.reasoning = text(data.reasoning, MOST_TEXT);
   if (data.model) message.model = text(data.model, 200);
   if (data.finish) message.finish = text(data.finish, 40);
@@ -203,6 +214,15 @@ function readMessage(data) {
     message.error = {code: text(code, 60), message: text(what, 2000), hint: text(hint ?? "", 2000)};
   }
   return message;
+}
+
+/** @param {any} list */
+function readImages(list) {
+  if (!Array.isArray(list) || list.length > 100) throw new TypeError("images are not a list of sensible length");
+  return list.map((url) => {
+    if (!IMAGE.test(text(url, MOST_TEXT))) throw new TypeError("an image is not PNG or JPEG data");
+    return url;
+  });
 }
 
 /** @param {any} value @param {string} owner */

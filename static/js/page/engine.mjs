@@ -4,6 +4,7 @@
  * @typedef {object} Choice a model that somebody chose
  * @property {string} name
  * @property {string | File | (string | File)[]} source
+ * @property {File} [projector] what makes images readable for it
  * @property {Record<string, any>} [listed] its entry in the page's configuration
  */
 
@@ -99,6 +100,7 @@ export class Engine extends EventTarget {
     const descriptor = {
       kind: "local",
       source: choice.source,
+      projector: choice.projector,
       backend: "auto",
       runtime: {context},
       onProgress: (/** @type {any} */ progress) => {
@@ -132,7 +134,7 @@ export class Engine extends EventTarget {
   }
 
   /**
-   * @param {{role: string, content: string}[]} messages
+   * @param {{role: string, content: string | object[]}[]} messages
    * @param {Record<string, any>} options sampling and `signal`
    * @returns {Promise<any>} the run, in a box, because it is a promise itself
    */

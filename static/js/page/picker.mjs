@@ -7,12 +7,15 @@ import {icon} from "./icons.mjs";
 let instances = 0;
 
 /**
- * @param {File[]} files the parts of one model, in any order
+ * @param {File[]} files the parts of one model, in any order, and perhaps its projector
  * @returns {import("./engine.mjs").Choice}
  */
 export function choiceFromFiles(files) {
-  const parts = [...files].sort((a, b) => a.name.localeCompare(b.name, "en", {numeric: true}));
-  return {name: parts[0].name.replace(/(-\d{5}-of-\d{5})?\.gguf$/i, ""), source: parts.length === 1 ? parts[0] : parts};
+  const projector = files.length > 1 ? files.find(({name}) => /mmproj/i.test(name)) : undefined;
+  const parts = files.filter((file) => file !== projector);
+  parts.sort((a, b) => a.name.localeCompare(b.name, "en", {numeric: true}));
+  const name = parts[0].name.replace(/(-\d{5}-of-\d{5})?\.gguf$/i, "");
+  return {name, source: parts.length === 1 ? parts[0] : parts, projector};
 }
 
 /**
@@ -79,7 +82,7 @@ export class ModelPicker {
     });
     return el("div", {class: "own-file"}, input,
       el("label", {class: "button", for: input.id}, icon("file"), "Open a .gguf file"),
-      el("p", {class: "hint", text: "or drop it anywhere on this page. It is read where it is: nothing is uploaded."}));
+      el("p", {class: "hint", text: "or drop it anywhere on this page, with its projector (mmproj) if it sees. Nothing is uploaded."}));
   }
 
   #url() {

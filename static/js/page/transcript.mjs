@@ -3,6 +3,7 @@
 import {isSend} from "./composer.mjs";
 import {copyFrom, el, iconButton} from "./dom.mjs";
 import {latency, plural, rate} from "./format.mjs";
+import {preview} from "./images.mjs";
 import {MarkdownStream, visible} from "./markdown.mjs";
 import {problemBody} from "./notices.mjs";
 
@@ -23,6 +24,13 @@ export function statsText({stats}) {
   return parts.join(" · ");
 }
 
+/** @param {Message} message */
+function promptText({stats}) {
+  const {promptTokens, cachedTokens} = stats ?? {};
+  if (!promptTokens) return null;
+  return `${plural(promptTokens, "token")} of prompt, ${cachedTokens ?? 0} of them remembered from before`;
+}
+
 /** One message. */
 class MessageView {
   #variant = "";
@@ -36,10 +44,11 @@ class MessageView {
     this.handlers = handlers;
     const mine = message.role === "user";
     this.body = el("div", {class: mine ? "bubble" : "answer", dir: "auto"});
+    this.images = el("div", {class: "images"});
     this.thinking = el("div", {class: "thinking", text: "Thinking…", hidden: true});
     this.foot = el("div", {class: "message-foot"});
     this.root = el("li", {class: `message ${message.role}`, data: {id: message.id}},
-      el("h2", {class: "sr-only", text: mine ? "You" : message.model ?? "Assistant"}), this.body, this.thinking, this.foot);
+      el("h2", {class: "sr-only", text: mine ? "You" : message.model ?? "Assistant"}), this.images, this.body, this.thinking, this.foot);
     if (!mine) this.stream = new MarkdownStream(this.body);
   }
 
@@ -51,6 +60,7 @@ class MessageView {
       else this.stream.set(message.text);
     } else {
       this.body.textContent = visible(message.text);
+      this.images.replaceChildren(...(message.images ?? []).map((url, index) => preview(url, `Image ${index + 1}`)));
     }
     this.#showReasoning();
     this.root.classList.toggle("streaming", !done);
@@ -129,7 +139,7 @@ class MessageView {
     if (ending) nodes.push(el("p", {class: "ending", text: ending}));
     nodes.push(el("div", {class: "actions"}, ...(count > 1 ? this.#variants(index, count) : []), ...this.#actions()));
     const stats = statsText(message);
-    if (stats) nodes.push(el("p", {class: "stats", text: stats}));
+    if (stats) nodes.push(el("p", {class: "stats", text: stats, title: promptText(message)}));
     return nodes;
   }
 
