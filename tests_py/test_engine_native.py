@@ -38,6 +38,8 @@ from sippet.errors import (
     UnsupportedOperation,
     UnsupportedOption,
 )
+from sippet.models.split import split_model
+from sippet.platform._cpython import PathSource
 
 PROJECTOR = MODELS / "mmproj-tiny-f16.gguf"
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -439,6 +441,17 @@ def test_a_model_without_a_projector_refuses_images() -> None:
             await client.chat(FRANCE, media=[square((255, 0, 0))])
 
     with_client(work)
+
+
+def test_shards_are_one_model_whatever_their_names(tmp_path: Path) -> None:
+    async def main() -> None:
+        parts = await split_model(PathSource(TINY), tmp_path, max_bytes=600_000)
+        renamed = [part.rename(tmp_path / f"{chr(122 - n)}.part") for n, part in enumerate(parts)]
+        assert len(renamed) > 2
+        async with client_of(LocalModel(renamed, runtime={"context": {"n_threads": 1}})) as client:
+            assert (await client.chat(FRANCE, temperature=0)).text == "The capital of France is Paris."
+
+    asyncio.run(main())
 
 
 def test_options_of_the_browser_are_refused() -> None:
