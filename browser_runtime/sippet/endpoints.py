@@ -17,7 +17,7 @@ from .events import OnProgress
 Kind = Literal["local", "gateway", "provider"]
 BackendChoice = Literal["auto", "cpu", "webgpu"]
 ProviderName = Literal["openai", "openai_compatible", "anthropic"]
-ServerKind = Literal["openai", "llama.cpp", "vllm"]
+ServerKind = Literal["openai", "sippet", "llama.cpp", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Gateway(RemoteFields):
         base_url: the address of its API; one without a path gets ``/v1``.
         authentication: none, :class:`Bearer` or :class:`Header`.
         server: what runs there. It says which of the options beyond OpenAI's (``top_k``, ``min_p``,
-            ``repeat_penalty``) the server honours, and by which names; ``openai`` refuses them all.
+            ``repeat_penalty``) the server honours, and by which names; ``openai`` refuses them all. ``sippet`` is the
+            host's own gateway.
 
     The further arguments are those of :class:`RemoteFields`.
     """

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from sippet.errors import SippError
 
-from . import cli_chat, models_cli, paths
+from . import cli_chat, cli_gateway, models_cli, paths
 from .app import MODEL_HASHES
 from .default_model import default_model
 from .errors import NoSuchModel
@@ -211,6 +211,7 @@ cli.add_command(cli_chat.chat)
 cli.add_command(cli_chat.query)
 cli.add_command(models_cli.models)
 cli.add_command(cli_chat.embed)
+cli.add_command(cli_gateway.gateway)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

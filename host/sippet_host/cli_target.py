@@ -124,7 +124,7 @@ _TARGET = [
     click.option("--target", metavar="NAME", help="The server's or the provider's name of the model."),
     click.option(
         "--server",
-        type=click.Choice(["openai", "llama.cpp", "vllm"]),
+        type=click.Choice(["openai", "sippet", "llama.cpp", "vllm"]),
         default="openai",
         show_default=True,
         help="What runs at --endpoint: says which further options it has.",

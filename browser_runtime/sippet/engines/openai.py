@@ -17,10 +17,12 @@ _COMMON = frozenset({
     "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
 })  # fmt: skip
 
+_LLAMA = {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repeat_penalty"}
 _EXTENSIONS: Mapping[ServerKind, Mapping[str, str]] = {
     "openai": {},
-    "llama.cpp": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repeat_penalty"},
-    "vllm": {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
+    "sippet": _LLAMA,
+    "llama.cpp": _LLAMA,
+    "vllm": {**_LLAMA, "repeat_penalty": "repetition_penalty"},
 }
 """Options beyond OpenAI's, and each server's names of them."""
 
