@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -56,7 +57,7 @@ class Server:
         self.requests.append((request.path, dict(request.headers), await request.json()))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if not isinstance(answer, bytes):
-            made = answer(request) if not asyncio.iscoroutinefunction(answer) else await answer(request)
+            made = answer(request) if not inspect.iscoroutinefunction(answer) else await answer(request)
             assert isinstance(made, web.StreamResponse)
             return made
         response = await self.open(request)
