@@ -114,6 +114,9 @@ class Provider(RemoteFields):
             from the environment: ``OPENAI_API_KEY``, ``ANTHROPIC_API_KEY``; ``openai_compatible`` then sends none.
         base_url: another address of the API; ``openai_compatible`` needs one.
 
+    In a tab the key is in the page's hands: rather use a gateway, which keeps it. Anthropic refuses pages that don't
+    say they know this: ``headers={"anthropic-dangerous-direct-browser-access": "true"}``.
+
     The further arguments are those of :class:`RemoteFields`.
     """
 
