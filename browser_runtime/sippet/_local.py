@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import platform
@@ -12,9 +13,10 @@ from .capabilities import ENGINES, refuse_unsupported_runtime
 from .config import RuntimeConfig
 from .endpoints import LocalModel
 from .engines.base import Engine
-from .engines.wasm import plan
+from .engines.sippet_wasm import SippetEngine
+from .engines.wasm import EngineChoice, WasmPlan, plan
 from .engines.wllama import WllamaEngine
-from .errors import InvalidOption, UnsupportedOption
+from .errors import AssetError, EngineCrashed, InvalidOption, UnsupportedOption
 from .events import Status
 from .models.gguf import GgufHeader, check_model, check_shards, read_header
 from .models.pairing import check_adapter, check_projector, pooling_of
@@ -46,12 +48,13 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
         wasm_threading=options.wasm_threading,
         backend=model.backend,
         n_threads=runtime.context.n_threads,
+        engine=options.engine,
     )
-    refuse_unsupported_runtime(runtime, how.engine, ENGINES[how.engine])
+    how = _honouring(how, environment, runtime, options.engine)
     if not how.gpu:
         _refuse_gpu_options(runtime)
     place.trust(options.trusted_origins)
-    assets = _assets(place, options, how.engine)
+    _check_addresses(place, options)
     sources = [await place.open_source(source, Download(progress)) for source in model.sources]
     header = await check(sources)
     projector, adapters = None, []
@@ -62,15 +65,63 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
         adapters.append(await place.open_source(adapter, Download(progress)))
         check_adapter(await read_header(adapters[-1]), header)
     progress(Status("loading", "Loading the model into memory.", sum(source.size for source in sources)))
-    return await WllamaEngine.load(
-        place.engine_port(how.mode, options.worker_url),
-        assets,
+    files = _Files(
         [place.engine_file(source) for source in sources],
-        how,
-        fitted(runtime, header),
-        projector=place.engine_file(projector) if projector else None,
-        lora=[place.engine_file(adapter) for adapter in adapters],
+        place.engine_file(projector) if projector else None,
+        [place.engine_file(adapter) for adapter in adapters],
     )
+    return await _start(place, options, environment, how, files, fitted(runtime, header))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A model's files as an engine host takes them."""
+
+    shards: Sequence[Any]
+    projector: Any
+    lora: Sequence[Any]
+
+
+async def _start(
+    place: platform.Platform,
+    options: ClientOptions,
+    environment: platform.Environment,
+    how: WasmPlan,
+    files: _Files,
+    runtime: RuntimeConfig,
+) -> Engine:
+    """Load the model into the engine of the plan; where our own can't start, into the fallback."""
+
+    async def start(engine: type[SippetEngine] | type[WllamaEngine]) -> Engine:
+        known = place.engine_assets(how.build)
+        own = options.module_url and options.wasm_url
+        assets = EngineAssets(options.module_url, options.wasm_url, known.pthread_url) if own else known
+        port = place.engine_port(how.mode, options.worker_url)
+        return await engine.load(port, assets, files.shards, how, runtime, projector=files.projector, lora=files.lora)
+
+    if how.engine == "wllama":
+        return await start(WllamaEngine)
+    try:
+        return await start(SippetEngine)
+    except (AssetError, EngineCrashed) as error:
+        if options.engine != "auto" or options.module_url:
+            raise
+        how = how.on_wllama(environment, f"ours could not start. {error.message}")
+        return await start(WllamaEngine)
+
+
+def _honouring(
+    how: WasmPlan, environment: platform.Environment, runtime: RuntimeConfig, choice: EngineChoice
+) -> WasmPlan:
+    """The plan, or where only the fallback honours the configuration and the choice is free, the plan on that."""
+    try:
+        refuse_unsupported_runtime(runtime, how.engine, ENGINES[how.engine])
+    except UnsupportedOption as refused:
+        if how.engine == "wllama" or choice != "auto":
+            raise
+        how = how.on_wllama(environment, f"ours has no {refused.option}.")
+        refuse_unsupported_runtime(runtime, how.engine, ENGINES[how.engine])
+    return how
 
 
 async def check(sources: Sequence[platform.Source]) -> GgufHeader:
@@ -108,15 +159,11 @@ def _refuse_gpu_options(runtime: RuntimeConfig) -> None:
             )  # fmt: skip
 
 
-def _assets(place: platform.Platform, options: ClientOptions, engine: str) -> EngineAssets:
+def _check_addresses(place: platform.Platform, options: ClientOptions) -> None:
     for name in ("module_url", "wasm_url", "worker_url"):
         url = getattr(options, name)
         if url is not None and not place.is_trusted(url):
             raise InvalidOption(name, f"{name} is not of a trusted origin.", hint="Name its origin in trusted_origins.")
-    known = place.engine_assets(engine)
-    if options.module_url and options.wasm_url:
-        return EngineAssets(options.module_url, options.wasm_url, known.pthread_url)
-    return known
 
 
 class Download:

@@ -29,9 +29,9 @@ _WLLAMA = {
 
 _SIPPET = dict.fromkeys(
     (
-        "n_ubatch", "n_threads_batch", "rope_scaling", "yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor",
-        "yarn_beta_fast", "yarn_beta_slow", "warmup", "continuous_batching", "context_shift", "n_keep",
-        "n_cache_reuse", "n_gpu_layers", "image_min_tokens", "image_max_tokens", "projector_on_gpu",
+        "n_threads_batch", "rope_scaling", "yarn_orig_ctx", "yarn_ext_factor", "yarn_attn_factor",
+        "yarn_beta_fast", "yarn_beta_slow", "continuous_batching", "n_keep", "n_cache_reuse", "n_gpu_layers",
+        "projector_on_gpu",
     ),
     "Sippet's own build has no such setting",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from .capabilities import refuse_unsupported
 from .config import RuntimeConfig
 from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
 from .engines.base import CallKind, Engine, StreamKind
+from .engines.wasm import EngineChoice
 from .errors import AmbiguousEndpoint, ClientClosed, EndpointNotFound, InvalidOption, SippError, UnsupportedOperation
 from .events import ClientEvent, Status
 from .messages import Messages, check_messages
@@ -41,6 +42,7 @@ class ClientOptions:
         "Where the engine runs: in a worker, or in the caller's thread.", default="auto"
     )
     wasm_threading: WasmThreading = option("The engine's build: with threads, or without.", default="auto")
+    engine: EngineChoice = option("Which engine: our own, or wllama's build; auto takes the faster.", default="auto")
     module_url: str | None = option("Another engine module; needs wasm_url too.")
     wasm_url: str | None = option("Another engine's WASM file; needs module_url too.")
     worker_url: str | None = option("Another engine worker script.")

@@ -29,6 +29,12 @@ async function hasGpu() {
   }
 }
 
+/** The build of our engine that Python's plan will choose in an ordinary page. @param {boolean} threads */
+export function likelyBuild(threads) {
+  const threaded = threads && globalThis.crossOriginIsolated && typeof SharedArrayBuffer === "function";
+  return `sippet-${threaded ? "pthread" : "single"}-${valid(RELAXED_SIMD) ? "relaxed" : "simd128"}`;
+}
+
 /** @returns {Promise<object>} see `sippet.platform.Environment` */
 export async function environment() {
   const {hardwareConcurrency = 1, deviceMemory} = globalThis.navigator ?? {};

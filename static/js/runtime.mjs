@@ -2,11 +2,12 @@
  * The runtime: Pyodide with the `sippet` package, behind a message port. Works in a worker and in a page's own thread.
  */
 
-import {environment} from "./environment.mjs";
+import {environment, likelyBuild} from "./environment.mjs";
 import {serveEngine} from "./engine_host.mjs";
 import {SippError} from "./errors.mjs";
 import {isTrusted, trustedWorker, trustOrigins} from "./trusted.mjs";
 
+const ENGINE = new URL("../engine/", import.meta.url).href;
 const VENDOR = new URL("../vendor/", import.meta.url).href;
 const BUILT = new URL("../runtime/", import.meta.url).href;
 const BOOT_LIMIT = 120_000; // ms; a blocked WASM file makes Pyodide wait for ever
@@ -133,15 +134,15 @@ function endInThread(port) {
   inThread.delete(port);
 }
 
-function warmEngine({executionMode, workerUrl, moduleUrl} = {}) {
-  if (workerUrl || moduleUrl) return null;
+/** Begin to load the engine that a page most likely wants; Python, which decides, can still take another. */
+function warmEngine({executionMode, wasmThreading, workerUrl, moduleUrl, engine} = {}) {
+  if (workerUrl || moduleUrl || engine === "wllama") return null;
   const mode = executionMode === "main-thread" ? "main-thread" : "worker";
   const port = startEngine(mode);
-  port.postMessage({op: "warm", engine: "wllama", ...camel(engineAssets("wllama"))});
+  const {module_url: url, wasm_url: wasmUrl} = engineAssets(likelyBuild(wasmThreading !== "single-thread"));
+  port.postMessage({op: "warm", engine: "sippet", moduleUrl: url, wasmUrl});
   return {mode, port};
 }
-
-const camel = ({module_url, wasm_url}) => ({moduleUrl: module_url, wasmUrl: wasm_url});
 
 function prefetch(fetches, source) {
   if (typeof source === "string" && !fetches.has(source)) {
@@ -151,8 +152,16 @@ function prefetch(fetches, source) {
   }
 }
 
-function engineAssets(name) {
-  const base = `${VENDOR}${name}/`;
+/** Where an engine build's files are. @param {string} build "wllama", "wllama-compat" or "sippet-…" */
+function engineAssets(build) {
+  if (build.startsWith("sippet-")) {
+    return {
+      module_url: `${ENGINE}sippet_engine.mjs`,
+      wasm_url: `${ENGINE}${build}.wasm`,
+      pthread_url: `${ENGINE}sippet_thread.mjs`,
+    };
+  }
+  const base = `${VENDOR}${build}/`;
   return {
     module_url: `${base}wllama.mjs`,
     wasm_url: `${base}wllama.wasm`,

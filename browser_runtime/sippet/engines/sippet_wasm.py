@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from ..config import ContextConfig, RuntimeConfig
+from ..config import RuntimeConfig
 from ..errors import (
     ContextOverflow,
     EngineError,
@@ -20,6 +20,7 @@ from ..errors import (
     UnsupportedModel,
     UnsupportedOperation,
 )
+from ..models.pairing import POOLING
 from ..platform.base import EngineAssets, EnginePort
 from ._host import HostError, HostLine
 from .base import CallKind, Engine, EngineInfo, StreamKind
@@ -28,7 +29,7 @@ from .wasm import WasmPlan
 _FLASH = {"auto": "auto", "enabled": "on", "disabled": "off"}
 
 _SAME_NAME = (
-    "n_ctx", "n_batch", "n_parallel", "kv_unified", "cache_type_k", "cache_type_v", "swa_full", "rope_freq_base",
+    "n_ctx", "n_parallel", "kv_unified", "cache_type_k", "cache_type_v", "swa_full", "rope_freq_base",
     "rope_freq_scale", "pooling", "chat_template",
 )  # fmt: skip
 
@@ -51,7 +52,15 @@ class SippetEngine(Engine):
 
     @classmethod
     async def load(
-        cls, port: EnginePort, assets: EngineAssets, files: Sequence[Any], plan: WasmPlan, config: RuntimeConfig
+        cls,
+        port: EnginePort,
+        assets: EngineAssets,
+        files: Sequence[Any],
+        plan: WasmPlan,
+        config: RuntimeConfig,
+        *,
+        projector: Any = None,
+        lora: Sequence[Any] = (),
     ) -> SippetEngine:
         """Open the module and load a model into it; on any failure the host is ended.
 
@@ -61,14 +70,19 @@ class SippetEngine(Engine):
             files: the model's files as :meth:`Platform.engine_file` makes them, in order.
             plan: how to run.
             config: the model's configuration.
+            projector: the image projector's file.
+            lora: the files of LoRA adapters; they are off until a request turns them on.
         """
         engine = cls(HostLine(port))
         started = time.perf_counter()
+        extra = [projector] if projector else []
         try:
             opened = await engine._line.open(
-                "sippet", assets, threads=plan.threads, suspend=plan.suspend, files=list(files)
+                "sippet", assets, threads=plan.threads, suspend=plan.suspend, files=[*files, *extra, *lora]
             )
-            values = {"model": files[0].name, **_load_values(config.context)}
+            values = {"model": files[0].name, **_load_values(config)}
+            values |= {"mmproj": projector.name} if projector else {}
+            values |= {"lora": [{"path": adapter.name, "scale": 0} for adapter in lora]} if lora else {}
             info = await engine._operation("load", values)
         except BaseException:
             engine._line.close()
@@ -123,9 +137,18 @@ class SippetEngine(Engine):
         return answer
 
 
-def _load_values(context: ContextConfig) -> dict[str, Any]:
+def _load_values(config: RuntimeConfig) -> dict[str, Any]:
+    context, multimodal = config.context, config.multimodal
     values = {name: getattr(context, name) for name in _SAME_NAME}
-    values |= {"flash_attn": _FLASH[context.flash_attention], "embedding": context.embeddings or None}
+    values |= {
+        "n_batch": context.n_ubatch or context.n_batch,  # this engine computes a batch in one go
+        "flash_attn": _FLASH[context.flash_attention],
+        "embedding": context.embeddings or None,
+        "warmup": context.warmup or None,
+        "context_shift": config.cache.context_shift or None,
+        "image_min_tokens": multimodal.image_min_tokens,
+        "image_max_tokens": multimodal.image_max_tokens,
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -134,6 +157,7 @@ def _info(info: Mapping[str, Any], threads: int, plan: WasmPlan, load_ms: float)
     if threads < plan.threads:
         degraded += (f"{threads} of {plan.threads} threads: the others' workers did not start. Reload the page.",)
     return EngineInfo(
+        engine="sippet",
         backend="wasm",
         accelerator="cpu",
         threads=threads,
@@ -143,6 +167,9 @@ def _info(info: Mapping[str, Any], threads: int, plan: WasmPlan, load_ms: float)
         n_embd=info["n_embd"],
         load_ms=load_ms,
         has_chat_template=info["has_chat_template"],
+        has_vision=info["vision"],
+        embeds=info["embedding"],
+        pooling=POOLING.get(info["pooling"]),
         metadata=info["metadata"],
         degraded=degraded,
     )

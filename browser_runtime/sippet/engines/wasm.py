@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,13 +13,17 @@ from ..platform.base import Environment, ExecutionMode, WasmThreading
 MAX_THREADS = 8
 """More threads than this have not been seen to help; memory bandwidth is the limit."""
 
+EngineChoice = Literal["auto", "sippet", "wllama"]
+"""``sippet`` is our own CPU build of llama.cpp, ``wllama`` the one for WebGPU and the fallback."""
+
 
 @dataclass(frozen=True)
 class WasmPlan:
     """How to open the engine.
 
     Attributes:
-        engine: the name of the build.
+        engine: the engine, ``sippet`` or ``wllama``.
+        build: which of its builds.
         mode: where its host runs.
         threads: compute threads, 1 without a thread pool.
         suspend: files are read asynchronously, through JSPI.
@@ -26,12 +31,18 @@ class WasmPlan:
         degraded: sentences: what runs in a lesser way, why, and what to do.
     """
 
-    engine: Literal["wllama", "wllama-compat"]
+    engine: Literal["sippet", "wllama"]
+    build: str
     mode: Literal["worker", "main-thread"]
     threads: int
     suspend: bool
     gpu: bool
     degraded: tuple[str, ...]
+
+    def on_wllama(self, environment: Environment, reason: str) -> WasmPlan:
+        """The same plan on the fallback engine."""
+        degraded = (*self.degraded, f"The slower engine runs: {reason}")
+        return dataclasses.replace(self, engine="wllama", build=_wllama_build(environment), degraded=degraded)
 
 
 def plan(
@@ -41,6 +52,7 @@ def plan(
     wasm_threading: WasmThreading = "auto",
     backend: BackendChoice = "auto",
     n_threads: int | None = None,
+    engine: EngineChoice = "auto",
 ) -> WasmPlan:
     """Choose, or refuse with the reason.
 
@@ -67,14 +79,26 @@ def plan(
             "The engine runs in the page's own thread, so the page stutters while it computes: "
             'use execution_mode="worker" outside of debugging.'
         )
+    if gpu and engine == "sippet":
+        raise InvalidOption("engine", "engine 'sippet' computes on the CPU, but backend is 'webgpu'.")
+    ours = engine != "wllama" and not gpu
     return WasmPlan(
-        engine="wllama" if environment.memory64 else "wllama-compat",
+        engine="sippet" if ours else "wllama",
+        build=_sippet_build(environment, threads) if ours else _wllama_build(environment),
         mode=mode,
         threads=threads,
         suspend=blocking or gpu,
         gpu=gpu,
         degraded=tuple(degraded),
     )
+
+
+def _sippet_build(env: Environment, threads: int) -> str:
+    return f"sippet-{'pthread' if threads > 1 else 'single'}-{'relaxed' if env.relaxed_simd else 'simd128'}"
+
+
+def _wllama_build(env: Environment) -> str:
+    return "wllama" if env.memory64 else "wllama-compat"
 
 
 def _threads(env: Environment, threading: WasmThreading, wanted: int | None, degraded: list[str]) -> int:

@@ -214,7 +214,7 @@ class WllamaEngine(Engine):
             "moduleUrl": assets.module_url,
             "wasmUrl": assets.wasm_url,
             "pthreadUrl": assets.pthread_url,
-            "memory64": plan.engine == "wllama",
+            "memory64": plan.build == "wllama",
             "threads": plan.threads,
             "suspend": plan.suspend,
             "gpu": plan.gpu,

@@ -121,7 +121,7 @@ class JsEnginePort(EnginePort):
 
     def _message(self, event: Any) -> None:
         message = event.data.to_py()
-        if "data" in message:
+        if isinstance(message.get("data"), memoryview):
             message["data"] = bytes(message["data"])
         self.receive(message)
 
