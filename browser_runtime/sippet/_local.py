@@ -93,9 +93,9 @@ async def _start(
     """Load the model into the engine of the plan; where our own can't start, into the fallback."""
 
     async def start(engine: type[SippetEngine] | type[WllamaEngine]) -> Engine:
-        known = place.engine_assets(how.build)
-        own = options.module_url and options.wasm_url
-        assets = EngineAssets(options.module_url, options.wasm_url, known.pthread_url) if own else known
+        assets = place.engine_assets(how.build)
+        if options.module_url and options.wasm_url:
+            assets = EngineAssets(options.module_url, options.wasm_url, assets.pthread_url)
         port = place.engine_port(how.mode, options.worker_url)
         return await engine.load(port, assets, files.shards, how, runtime, projector=files.projector, lora=files.lora)
 
