@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
-from ..errors import AssetError, EngineCrashed, SippError
+from ..errors import AssetError, EngineCrashed
 from ..platform.base import EngineAssets, EnginePort
 
 GRACE = 120.0
@@ -112,8 +111,12 @@ class HostLine:
         finally:
             del self._streams[number]
             if not finished:
-                with suppress(SippError):
-                    self._post({**cancel(), "op": "cancel", "id": number})
+                self.send({**cancel(), "op": "cancel", "id": number})
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message that nobody waits for; a host that has ended needs no telling."""
+        if self._crash is None:
+            self._port.post({"id": next(self._ids), **message})
 
     def close(self) -> None:
         """End the host and free its memory; whatever waits for it fails."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing
 from typing import Any
 
 from ..config import RuntimeConfig
 from ..errors import (
-    AssetError,
     ContextOverflow,
-    EngineCrashed,
     EngineError,
     InvalidModel,
     InvalidOption,
@@ -27,6 +24,7 @@ from ..errors import (
 from ..models.pairing import POOLING
 from ..platform.base import EngineAssets, EnginePort
 from . import _glue
+from ._host import HostError, HostLine
 from .base import CallKind, Engine, EngineInfo, StreamKind
 from .wasm import WasmPlan
 
@@ -42,9 +40,6 @@ _OPERATIONS = {
     "template": "way to apply a chat template alone",
 }
 
-GRACE = 120.0
-"""Seconds that opening the module may take. A blocked script or WASM file makes it hang without an error."""
-
 _MORE_AT = _glue.field_offset("gres_res", "has_more")
 _LENGTH_AT = _glue.field_offset("gres_res", "data_json")
 
@@ -52,14 +47,8 @@ _LENGTH_AT = _glue.field_offset("gres_res", "data_json")
 class WllamaEngine(Engine):
     """One model in one engine host."""
 
-    def __init__(self, port: EnginePort) -> None:
-        self._port = port
-        self._port.receive = self._receive
-        self._ids = itertools.count(1)
-        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._streams: dict[int, asyncio.Queue[dict[str, Any]]] = {}
-        self._crashed: EngineCrashed | None = None
-        self._closed = False
+    def __init__(self, line: HostLine) -> None:
+        self._line = line
 
     @classmethod
     async def load(
@@ -84,18 +73,26 @@ class WllamaEngine(Engine):
             projector: the image projector's file.
             lora: the files of LoRA adapters.
         """
-        engine = cls(port)
+        engine = cls(HostLine(port))
+        started = time.perf_counter()
+        extra = [projector] if projector else []
         try:
-            started = time.perf_counter()
-            extra = [projector] if projector else []
-            await engine._open(assets, [*files, *extra, *lora], plan)
+            await engine._line.open(
+                "wllama",
+                assets,
+                memory64=plan.build == "wllama",
+                threads=plan.threads,
+                suspend=plan.suspend,
+                gpu=plan.gpu,
+                files=[*files, *extra, *lora],
+            )
             values = _load_values([file.name for file in files], plan, config)
             values |= {"mmproj_path": f"/models/{projector.name}"} if projector else {}
             values |= _lora_values([file.name for file in lora]) if lora else {}
             reply = await engine._load(values)
             engine.info = _info(reply, plan, config, (time.perf_counter() - started) * 1e3)
         except BaseException:
-            await engine.close()
+            engine._line.close()
             raise
         return engine
 
@@ -122,29 +119,20 @@ class WllamaEngine(Engine):
     async def _answers(self, request_id: int) -> AsyncGenerator[dict[str, Any], None]:
         """What a request gives, until it has no more; leaving early stops it."""
         poll = _glue.encode("gres_req", {"req_id": request_id})
-        stream_id = next(self._ids)
-        queue = self._streams[stream_id] = asyncio.Queue()
-        finished = False
+        message = {"next": poll, "moreAt": _MORE_AT, "emptyAt": _LENGTH_AT}
         try:
-            self._post({"op": "stream", "id": stream_id, "next": poll, "moreAt": _MORE_AT, "emptyAt": _LENGTH_AT})
-            while not finished:
-                message = await queue.get()
-                if "error" in message:
-                    finished = True
-                    raise self._host_error(message["error"]).to_call_error()
-                finished = bool(message.get("last"))
-                result = _glue.decode(message["data"])
-                if result["data_json"] in ("", "null"):
-                    continue  # a step that brought no text, such as one of prefill
-                content = json.loads(result["data_json"])
-                if result["is_error"]:
-                    raise _request_error(content)
-                for chunk in content if isinstance(content, list) else [content]:
-                    yield chunk
-        finally:
-            del self._streams[stream_id]
-            if not finished:
-                self._stop(stream_id, request_id)
+            async with aclosing(self._line.stream(message, cancel=lambda: _cancel(request_id))) as replies:
+                async for reply in replies:
+                    result = _glue.decode(reply["data"])
+                    if result["data_json"] in ("", "null"):
+                        continue  # a step that brought no text, such as one of prefill
+                    content = json.loads(result["data_json"])
+                    if result["is_error"]:
+                        raise _request_error(content)
+                    for chunk in content if isinstance(content, list) else [content]:
+                        yield chunk
+        except HostError as error:
+            raise _call_error(error) from error
 
     async def call(self, kind: CallKind, body: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "embedding":
@@ -180,8 +168,8 @@ class WllamaEngine(Engine):
         call = asyncio.ensure_future(self._call(action, message, values))
         try:
             reply = await asyncio.shield(call)
-        except _HostError as error:
-            raise error.to_call_error() from error
+        except HostError as error:
+            raise _call_error(error) from error
         except asyncio.CancelledError:
             call.add_done_callback(self._abandon)
             raise
@@ -189,49 +177,20 @@ class WllamaEngine(Engine):
 
     def _abandon(self, call: asyncio.Future[dict[str, Any]]) -> None:
         if not call.cancelled() and call.exception() is None:
-            self._stop(next(self._ids), _glue.decode(call.result()["data"])["req_id"])
-
-    def _stop(self, stream_id: int, request_id: int) -> None:
-        with suppress(EngineCrashed):
-            frame = _glue.encode("cncl_req", {"req_id": request_id})
-            self._post({"op": "cancel", "id": stream_id, "frame": frame})
+            request_id = _glue.decode(call.result()["data"])["req_id"]
+            self._line.send({**_cancel(request_id), "op": "cancel"})
 
     async def memory_bytes(self) -> int:
         """WebAssembly memory that the engine holds now, in bytes."""
-        return int((await self._request({"op": "memory"}))["bytes"])
+        return int((await self._line.request({"op": "memory"}))["bytes"])
 
     async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._crash("the engine was closed")
-        self._port.close()
-
-    async def _open(self, assets: EngineAssets, files: Sequence[Any], plan: WasmPlan) -> None:
-        message = {
-            "op": "open",
-            "engine": "wllama",
-            "moduleUrl": assets.module_url,
-            "wasmUrl": assets.wasm_url,
-            "pthreadUrl": assets.pthread_url,
-            "memory64": plan.build == "wllama",
-            "threads": plan.threads,
-            "suspend": plan.suspend,
-            "gpu": plan.gpu,
-            "files": list(files),
-        }
-        try:
-            async with asyncio.timeout(GRACE):
-                await self._request(message)
-        except TimeoutError as error:
-            raise _blocked(assets, f"it did not start within {GRACE:g} seconds") from error
-        except _HostError as error:
-            raise _blocked(assets, error.message) from error
+        self._line.close()
 
     async def _load(self, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             reply = await self._call("load", "load_req", values)
-        except _HostError as error:
+        except HostError as error:
             raise _load_error([*error.log, error.message]) from error
         result = _glue.decode(reply["data"])
         if not result["success"]:
@@ -239,71 +198,18 @@ class WllamaEngine(Engine):
         return result
 
     async def _call(self, action: str, message: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._request({"op": "call", "name": action, "data": _glue.encode(message, values)})
-
-    async def _request(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        number = next(self._ids)
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._replies[number] = future
-        try:
-            self._post({**message, "id": number})
-            reply = await future
-        finally:
-            del self._replies[number]
-        if "error" in reply:
-            raise self._host_error(reply["error"])
-        return reply
-
-    def _post(self, message: Mapping[str, Any]) -> None:
-        if self._crashed:
-            raise self._crashed
-        self._port.post(message)
-
-    def _receive(self, message: dict[str, Any]) -> None:
-        number = message.get("id")
-        if number is None:
-            self._crash(message["error"]["message"])
-        elif number in self._streams:
-            self._streams[number].put_nowait(message)
-        elif number in self._replies and not self._replies[number].done():
-            self._replies[number].set_result(message)
-
-    def _crash(self, reason: str) -> None:
-        """Nothing more will come from the host: fail whatever waits for it."""
-        self._crashed = EngineCrashed(f"The engine ended: {reason}.")
-        message = {"error": {"kind": "crash", "message": reason, "log": []}}
-        for future in self._replies.values():
-            if not future.done():
-                future.set_result(message)
-        for queue in self._streams.values():
-            queue.put_nowait(message)
-
-    def _host_error(self, error: Mapping[str, Any]) -> _HostError:
-        log = [str(line) for line in error.get("log") or ()]
-        failure = _HostError(str(error["message"]), log, crashed=error["kind"] == "crash")
-        if failure.crashed and self._crashed is None:
-            self._crashed = failure.to_crash()
-        return failure
+        return await self._line.request({"op": "call", "name": action, "data": _glue.encode(message, values)})
 
 
-class _HostError(Exception):
-    """The engine host reported a failure; what it means depends on what was asked."""
+def _cancel(request_id: int) -> dict[str, Any]:
+    return {"frame": _glue.encode("cncl_req", {"req_id": request_id})}
 
-    def __init__(self, message: str, log: list[str], *, crashed: bool) -> None:
-        super().__init__(message)
-        self.message = message
-        self.log = log
-        self.crashed = crashed
 
-    def to_crash(self) -> EngineCrashed:
-        return EngineCrashed(f"The engine ended: {self.message}.", details={"log": self.log})
-
-    def to_call_error(self) -> SippError:
-        """The failure of a request to a loaded model."""
-        if self.crashed:
-            return self.to_crash()
-        reason = _reason(self.log)
-        return InvalidOption("request", f"The engine refused the request: {reason}", hint="Change the request.")
+def _call_error(error: HostError) -> SippError:
+    """The failure of a request to a loaded model."""
+    if error.crashed:
+        return error.to_crash()
+    return InvalidOption("request", f"The engine refused the request: {_reason(error.log)}", hint="Change the request.")
 
 
 def _take_images(messages: Sequence[Mapping[str, Any]], marker: str) -> tuple[list[dict[str, Any]], tuple[bytes, ...]]:
@@ -440,12 +346,3 @@ def _reason(log: Sequence[str]) -> str:
     """The last lines of the log that are errors, without the log's own marks."""
     errors = [line.split("@@", 2)[-1].strip() for line in log if "@@ERROR" in line]
     return "; ".join(errors[-3:]) or (log[-1].split("@@", 2)[-1].strip() if log else "no reason was given")
-
-
-def _blocked(assets: EngineAssets, why: str) -> SippError:
-    return AssetError(
-        f"The engine could not be started: {why}",
-        hint="Check that its files are served unchanged, as text/javascript and application/wasm, and that the "
-        "policy has script-src 'self' 'wasm-unsafe-eval' and worker-src 'self'.",
-        details={"module_url": assets.module_url, "wasm_url": assets.wasm_url},
-    )
