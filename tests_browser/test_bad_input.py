@@ -187,12 +187,31 @@ def test_an_altered_python_package_is_refused(page: Page, serve: Serve, tmp_path
     assert "sippet" in error.message
 
 
-@pytest.mark.parametrize("name", ["vendor/wllama/wllama.wasm", "vendor/wllama/wllama.mjs"])
-def test_a_damaged_engine_is_an_asset_error(page: Page, serve: Serve, tmp_path: Path, name: str) -> None:
+SIPPET_BUILD = "engine/sippet-pthread-relaxed.wasm.br"
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("wllama", "vendor/wllama/wllama.wasm"),
+        ("wllama", "vendor/wllama/wllama.mjs"),
+        ("sippet", SIPPET_BUILD),
+        ("sippet", "engine/sippet_engine.mjs"),
+    ],
+)
+def test_a_damaged_engine_is_an_asset_error(page: Page, serve: Serve, tmp_path: Path, engine: str, name: str) -> None:
     tab = Tab(page, altered(serve, tmp_path, name, lambda data: data[: len(data) // 2]))
-    error = refusal(tab, f"await new sippet.SippClient().add('model', {{source: '{TINY}'}})")
+    add = f"await new sippet.SippClient({{engine: '{engine}'}}).add('model', {{source: '{TINY}'}})"
+    error = refusal(tab, add)
     assert error.code == "asset"
-    assert "wllama" in error.details["wasm_url"]
+    assert engine in error.details["wasm_url"]
+
+
+def test_a_damaged_engine_gives_way_to_the_other_and_says_so(page: Page, serve: Serve, tmp_path: Path) -> None:
+    tab = Tab(page, altered(serve, tmp_path, SIPPET_BUILD, lambda data: data[: len(data) // 2]))
+    result = tab.generate("Hello", source=TINY, maxTokens=4)
+    assert result["info"]["engine"] == "wllama"
+    assert any("slower engine" in reason for reason in result["info"]["degraded"])
 
 
 def test_a_missing_worker_script_is_an_asset_error(page: Page, serve: Serve, tmp_path: Path) -> None:
@@ -207,6 +226,7 @@ def test_a_wasm_file_of_the_wrong_mime_type_says_so(page: Page, serve: Serve) ->
     error = refusal(
         tab,
         """const client = new sippet.SippClient({
+             engine: "wllama",
              moduleUrl: location.origin + "/static/vendor/wllama/wllama.mjs",
              wasmUrl: location.origin + "/static/js/sippet.mjs",
            });

@@ -36,12 +36,22 @@ def test_a_cell_generates_the_same_text_or_is_refused(
         return
     result = tab.generate(PROMPT, options=options, maxTokens=TOKENS)
     check(result)
+    assert result["info"]["engine"] == "sippet"
     threads = 1 if threading == "single-thread" or not isolation else tab.run("return navigator.hardwareConcurrency")
     assert result["info"]["threads"] == min(threads, 4)
     assert any("not cross-origin isolated" in reason for reason in result["info"]["degraded"]) == (
         threading == "auto" and not isolation
     )
     assert any("own thread" in reason for reason in result["info"]["degraded"]) == (mode == "main-thread")
+
+
+@pytest.mark.parametrize("threading", ["pthread", "single-thread"])
+@pytest.mark.parametrize("mode", ["worker", "main-thread"])
+def test_the_fallback_engine_generates_the_same_text(page: Page, serve: Serve, mode: str, threading: str) -> None:
+    options = {"engine": "wllama", "executionMode": mode, "wasmThreading": threading}
+    result = Tab(page, serve().url).generate(PROMPT, options=options, maxTokens=TOKENS)
+    check(result)
+    assert result["info"]["engine"] == "wllama"
 
 
 def check(result: dict[str, object]) -> None:

@@ -1,14 +1,15 @@
 /** The two ways of driving one engine build that overhead.py compares. */
 
+import {likelyBuild} from "../js/environment.mjs";
 import {SippClient} from "../js/sippet.mjs";
 import {trustedWorker} from "../js/trusted.mjs";
 
 export async function open(options) {
   const model = await (await fetch(options.model)).blob();
-  const client = new SippClient();
+  const client = new SippClient({engine: options.engine});
   const context = {nCtx: 1024, nThreads: options.threads};
   await client.add("model", {source: options.model, runtime: {context}});
-  const engine = await openEngine(options, model);
+  const engine = await (options.engine === "wllama" ? openWllama : openSippet)(options, model);
   return {
     async python() {
       const clock = new Clock();
@@ -37,10 +38,9 @@ class Clock {
   }
 }
 
-/** The engine worker with no Python: frames that Python encoded once are sent as they are. */
-async function openEngine(options, model) {
+/** The engine worker with no Python: returns what sends a message and hands over its replies. */
+function startWorker() {
   const worker = trustedWorker(new URL("../js/engine_worker.mjs", import.meta.url), {type: "module"});
-  const vendor = new URL("../vendor/wllama/", import.meta.url).href;
   let lastId = 0;
   const listeners = new Map();
   worker.onmessage = ({data}) => listeners.get(data.id)?.(data);
@@ -53,22 +53,44 @@ async function openEngine(options, model) {
     new Promise((resolve, reject) =>
       send(message, (reply) => (reply.error ? reject(new Error(reply.error.message)) : resolve(reply))),
     );
-  await ask({
-    op: "open", engine: "wllama", moduleUrl: `${vendor}wllama.mjs`, wasmUrl: `${vendor}wllama.wasm`,
-    pthreadUrl: `${vendor}wllama.pthread.js`, memory64: true, threads: options.threads, suspend: false, gpu: false,
-    files: [{name: "model.gguf", blob: model}],
-  });
-  await ask({op: "call", name: "load", data: new Uint8Array(options.load)});
-  return async (onToken) => {
-    const {data} = await ask({op: "call", name: "completion", data: new Uint8Array(options.request)});
-    const next = new Uint8Array(options.poll);
-    next.set(data.subarray(options.requestIdAt, options.requestIdAt + 4), options.pollIdAt);
-    await new Promise((resolve, reject) =>
-      send({op: "stream", next, moreAt: options.moreAt, emptyAt: options.emptyAt}, (reply) => {
+  const stream = (message, onReply) =>
+    new Promise((resolve, reject) =>
+      send({...message, op: "stream"}, (reply) => {
         if (reply.error) reject(new Error(reply.error.message));
         else if (reply.last) resolve();
-        else onToken(JSON.parse(new TextDecoder().decode(reply.data.subarray(options.emptyAt + 4))));
+        else onReply(reply);
       }),
+    );
+  return {ask, stream};
+}
+
+async function openSippet({threads, load, request}, blob) {
+  const {ask, stream} = startWorker();
+  const engine = new URL("../engine/", import.meta.url).href;
+  await ask({
+    op: "open", engine: "sippet", moduleUrl: `${engine}sippet_engine.mjs`, pthreadUrl: `${engine}sippet_thread.mjs`,
+    wasmUrl: `${engine}${likelyBuild(threads > 1)}.wasm`, threads, suspend: false, files: [{name: "model.gguf", blob}],
+  });
+  await ask({op: "call", name: "load", data: load});
+  return (onToken) => stream({kind: "completion", data: request}, ({data}) => JSON.parse(data).forEach(onToken));
+}
+
+/** Frames that Python encoded once are sent as they are. */
+async function openWllama({threads, load, request, poll, requestIdAt, pollIdAt, moreAt, emptyAt}, blob) {
+  const {ask, stream} = startWorker();
+  const vendor = new URL("../vendor/wllama/", import.meta.url).href;
+  await ask({
+    op: "open", engine: "wllama", moduleUrl: `${vendor}wllama.mjs`, wasmUrl: `${vendor}wllama.wasm`,
+    pthreadUrl: `${vendor}wllama.pthread.js`, memory64: true, threads, suspend: false, gpu: false,
+    files: [{name: "model.gguf", blob}],
+  });
+  await ask({op: "call", name: "load", data: new Uint8Array(load)});
+  return async (onToken) => {
+    const {data} = await ask({op: "call", name: "completion", data: new Uint8Array(request)});
+    const next = new Uint8Array(poll);
+    next.set(data.subarray(requestIdAt, requestIdAt + 4), pollIdAt);
+    await stream({next, moreAt, emptyAt}, (reply) =>
+      onToken(JSON.parse(new TextDecoder().decode(reply.data.subarray(emptyAt + 4)))),
     );
   };
 }
