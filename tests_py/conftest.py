@@ -27,14 +27,14 @@ PAGE = """<!doctype html>
 def static_tree(tmp_path: Path) -> Path:
     """A small static folder with one file of each kind that the host treats in its own way."""
     root = tmp_path / "static"
-    for folder in ("templates", "js", "vendor/pyodide", "engine", "icons", ".hidden"):
+    for folder in ("templates", "js", "vendor/pyodide", "engine", ".hidden"):
         (root / folder).mkdir(parents=True)
     (root / "templates/index.html").write_text(PAGE)
     (root / "js/main.mjs").write_text("export const answer = 42;\n" * 200)
     (root / "js/worker.js").write_text("self.onmessage = () => {};\n" * 200)
     (root / "vendor/pyodide/core.wasm").write_bytes(b"\0asm\1\0\0\0" + bytes(range(256)) * 40)
     (root / "vendor/pyodide/lock.json").write_text("{}")
-    (root / "icons/sippet.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (root / "favicon.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (root / ".hidden/secret.js").write_text("secret")
     (root / "js/.secret.js").write_text("secret")
     return root

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build all variants of Sippet's own engine: `python tools/build_engine.py`. Users never need it: the builds are in git.
+"""Build all variants of the engine: `python tools/build_engine.py`. Users never need it: the builds are in git.
 
 Needs clang-22, lld-22 and llvm-22 of the distribution, pip, and the package `brotli`. The sources are pinned in
 browser_runtime/engine/sources.lock.json; the same sources and tools give the same bytes.

@@ -26,7 +26,7 @@ from .version import __version__
 log = logging.getLogger("sippet_host")
 
 MAX_BODY = 1024 * 1024
-FAVICON = "icons/sippet.svg"
+FAVICON = "favicon.svg"
 MODEL_HASHES = "model-hashes.json"
 
 
