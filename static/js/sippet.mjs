@@ -24,6 +24,7 @@ export class SippClient {
   #state = "starting";
   #closed = null;
   #models = null;
+  #endpoints = new Map();
 
   /**
    * @param {object} [options]
@@ -49,6 +50,11 @@ export class SippClient {
     return this.#state;
   }
 
+  /** The endpoints, in the order in which they were added. @type {object[]} */
+  get endpoints() {
+    return [...this.#endpoints.values()];
+  }
+
   /**
    * Call `listener` with every event: `{type, endpoint, …}`.
    * @param {(event: object) => void} listener
@@ -67,12 +73,15 @@ export class SippClient {
    * @returns {Promise<{kind: string, id: string, info: object}>}
    */
   async add(id, {onProgress, signal, ...descriptor}) {
-    return this.#request("add", {id, descriptor}, {progress: onProgress, signal}).promise;
+    const ref = await this.#request("add", {id, descriptor}, {progress: onProgress, signal}).promise;
+    this.#endpoints.set(id, ref);
+    return ref;
   }
 
-  /** Take an endpoint away and free its memory. @param {string} id */
+  /** Take an endpoint away and free its memory. @param {string|object} id */
   async remove(id) {
-    return this.#request("remove", {id}).promise;
+    await this.#request("remove", {id: idOf(id)}).promise;
+    this.#endpoints.delete(idOf(id));
   }
 
   /**

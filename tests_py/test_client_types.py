@@ -1,0 +1,134 @@
+"""The declarations of the JavaScript client against the Python API, and against the JavaScript itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import sippet
+from sippet import SippClient
+from sippet._remote_fields import RemoteFields
+from sippet.errors import SippError
+from sippet.events import ClientEvent
+from sippet.models.store import ModelStore
+from sippet.platform import Environment
+from sippet.protocol import camel
+
+ROOT = Path(__file__).parents[1]
+DECLARED = (ROOT / "static" / "js" / "sippet.d.ts").read_text()
+SCRIPT = (ROOT / "static" / "js" / "sippet.mjs").read_text()
+
+# Dataclasses of the package, and what JavaScript's side has besides or leaves out.
+MIRRORED: dict[str, tuple[type, set[str], set[str]]] = {
+    name: (getattr(sippet, name), set(), set())
+    for name in (
+        "ClientOptions", "SamplingOptions", "EmbedOptions", "ContextConfig", "SchedulerConfig", "CacheConfig",
+        "PlacementConfig", "MultimodalConfig", "ResidencyConfig", "ObservabilityConfig", "RuntimeConfig",
+        "EngineInfo", "EndpointRef", "Status", "ChatMessage", "Usage", "Timings", "TokenLogprob", "TextResult",
+        "TokenBatch", "EmbedResult", "RankedDocument", "RerankResult", "ToolsResult",
+    )
+}  # fmt: skip
+MIRRORED |= {
+    "LocalModel": (sippet.LocalModel, {"kind", "signal"}, set()),
+    "RemoteFields": (RemoteFields, {"signal"}, set()),
+    "Gateway": (sippet.Gateway, {"kind"}, {item.name for item in dataclasses.fields(RemoteFields)}),
+    "Provider": (sippet.Provider, {"kind"}, {item.name for item in dataclasses.fields(RemoteFields)}),
+    "TextOptions": (sippet.TextOptions, set(), {item.name for item in dataclasses.fields(sippet.SamplingOptions)}),
+    "Environment": (Environment, set(), set()),
+}
+
+
+def declared(kind: str, name: str) -> str:
+    """The body of a declaration."""
+    found = re.search(rf"^export {kind} {name}\b[^{{]*\{{\n(.*?)^\}}", DECLARED, re.DOTALL | re.MULTILINE)
+    assert found, f"{name} is declared"
+    return found[1]
+
+
+def members(body: str) -> dict[str, str]:
+    """Names of a declaration, and their types."""
+    lines = re.findall(r"^  (?:readonly )?(\w+)\??(?::|\()(.*)$", body, re.MULTILINE)
+    return {name: rest for name, rest in lines if name != "constructor"}
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_a_dataclass_has_the_same_fields_in_javascript(name: str) -> None:
+    cls, extra, elsewhere = MIRRORED[name]
+    python = {camel(item.name) for item in dataclasses.fields(cls) if item.name not in elsewhere}
+    assert set(members(declared("interface", name))) == python | extra
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_choices_are_the_same_in_javascript(name: str) -> None:
+    cls, _, elsewhere = MIRRORED[name]
+    hints: dict[str, Any] = get_type_hints(cls)
+    body = members(declared("interface", name))
+    for item in dataclasses.fields(cls):
+        options = [hint for hint in (hints[item.name], *get_args(hints[item.name])) if get_origin(hint) is Literal]
+        if item.name in elsewhere or not options:
+            continue
+        said = body[camel(item.name)]
+        alias = re.match(r"\s*(\w+);", said)
+        if alias and (found := re.search(rf"export type {alias[1]} = (.*?);", DECLARED)):
+            said = found[1]
+        assert set(re.findall(r'"([^"]+)"', said)) == set(get_args(options[0])), f"{name}.{item.name}"
+
+
+def test_the_client_has_the_same_methods() -> None:
+    python = {camel(name) for name in vars(SippClient) if not name.startswith("_")}
+    assert set(members(declared("class", "SippClient"))) == python | {"ready"}
+
+
+def test_the_models_have_the_same_methods() -> None:
+    python = {name for name in vars(ModelStore) if not name.startswith("_")}
+    # `install` and `open` are Python's: in JavaScript `add` gives the installation, and an id opens a model.
+    assert set(members(declared("class", "Models"))) == python - {"install", "open"} | {"registry"}
+
+
+@pytest.mark.parametrize(
+    ("method", "positional"),
+    [
+        ("query", ["prompt"]), ("chat", ["messages"]), ("embed", ["input"]), ("rerank", ["query", "documents"]),
+        ("tokenize", ["text"]), ("detokenize", ["tokens"]), ("apply_template", ["messages"]), ("add", ["id"]),
+        ("run_tools", ["messages", "tools"]),
+    ],
+)  # fmt: skip
+def test_a_method_takes_the_same_arguments(method: str, positional: list[str]) -> None:
+    parameters = inspect.signature(getattr(SippClient, method)).parameters.values()
+    by_place = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+    assert by_place[: len(positional)] == positional
+    said = members(declared("class", "SippClient"))[camel(method)]
+    assert re.findall(r"(?:^|, )(\w+)\??: ", said)[: len(positional)] == positional
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in ("endpoint", "on_tokens", "on_step"):
+            assert camel(parameter.name) in said or camel(parameter.name) in declared("interface", "ToolsOptions")
+
+
+@pytest.mark.parametrize("name", ["SippClient", "Run", "TextRun", "Models", "Installation", "SippError"])
+def test_what_is_declared_is_there_in_the_script(name: str) -> None:
+    script = SCRIPT if name != "SippError" else (ROOT / "static" / "js" / "errors.mjs").read_text()
+    found = re.search(rf"^export class {name}\b[^{{]*\{{\n(.*?)^\}}", script, re.DOTALL | re.MULTILINE)
+    assert found
+    for member in members(declared("class", name)):
+        there = rf"^  (?:async |get )?(?:\*)?{member}\(|^    this\.{member} = "
+        assert re.search(there, found[1], re.MULTILINE), f"{name}.{member}"
+
+
+def test_events_and_errors_are_declared() -> None:
+    types = get_args(get_type_hints(ClientEvent)["type"])
+    assert set(re.findall(r'"(\w+)"', declared("interface", "ClientEvent"))) == set(types)
+    assert {"code", "summary", "hint", "details", "toJSON"} == set(members(declared("class", "SippError")))
+    assert {"message", "hint", "details"} <= set(vars(SippError("x")))
+
+
+def test_the_declarations_compile() -> None:
+    tsc = shutil.which("tsc")
+    if tsc is None:
+        pytest.skip("no TypeScript compiler on this machine")
+    subprocess.run([tsc, "--noEmit", "--strict", "--lib", "es2022,dom", "static/js/sippet.d.ts"], cwd=ROOT, check=True)
