@@ -26,6 +26,8 @@ class Endpoint:
         engine: Engine,
         opener: Opener,
         runtime: RuntimeConfig,
+        *,
+        adapters: int = 0,
         on_state: Callable[[str], Any] = lambda _: None,
     ) -> None:
         """
@@ -34,10 +36,12 @@ class Endpoint:
             engine: its engine, loaded.
             opener: loads it again.
             runtime: how it runs.
+            adapters: how many LoRA adapters it has.
             on_state: told ``unloaded``, ``loading`` and ``ready``.
         """
         self.ref = ref
         self.runtime = runtime
+        self.adapters = adapters
         self.runs: set[Run[Any]] = set()
         self.scheduler = Scheduler(
             engine.info.n_parallel, runtime.scheduler.max_queued_requests, runtime.scheduler.max_running_requests

@@ -56,6 +56,7 @@ class TextRequest:
         if options.tools and not chat:
             raise UnsupportedOption("tools", "query() has no tools: they need a conversation.", hint="Use chat().")
         self._body = {**body, **to_body(options, target.runtime.sampling if local else None, chat=chat)}
+        self._add_lora()
         if options.json_schema is not None:
             schema = schema_of(options.json_schema)
             self._body["json_schema"] = schema
@@ -64,6 +65,19 @@ class TextRequest:
             self._generic_tools = options.tool_choice != "none"
             self._body = _generic_tools.rewrite(self._body)
         target.check(kind, self._body)
+
+    def _add_lora(self) -> None:
+        """Say of each adapter whether it is on: what isn't said would stay as the last request had it."""
+        adapters, scales = self._target.adapters, self._options.lora or {}
+        unknown = [number for number in scales if number not in range(adapters)]
+        if unknown:
+            raise InvalidOption(
+                "lora",
+                f"lora names adapter {unknown[0]}, and the model was added with {adapters}.",
+                hint="Adapters are given to LocalModel(lora=[...]) and counted from 0.",
+            )
+        if adapters:
+            self._body["lora"] = [{"id": number, "scale": scales.get(number, 0.0)} for number in range(adapters)]
 
     async def prepare(self) -> None:
         """Read the images."""

@@ -58,10 +58,10 @@ class ClientOptions:
 class SippClient:
     """Language models behind one API.
 
-    ::
+    Example::
 
         async with SippClient() as client:
-            await client.add("chat", LocalModel("/models/smollm2/model.gguf"))
+            await client.add("chat", LocalModel("tiny-chat-f16"))
             result = await client.chat([{"role": "user", "content": "Hello"}])
             print(result.text)
     """
@@ -99,7 +99,13 @@ class SippClient:
         return self._models
 
     def subscribe(self, callback: Callable[[ClientEvent], Any]) -> Callable[[], None]:
-        """Call ``callback`` with every event. Returns what ends the subscription."""
+        """Call ``callback`` with every event. Returns what ends the subscription.
+
+        Example::
+
+            end = client.subscribe(lambda event: print(event.type, event.endpoint))
+            end()
+        """
         self._listeners.append(callback)
 
         def unsubscribe() -> None:
@@ -110,6 +116,11 @@ class SippClient:
 
     async def add(self, id: str, descriptor: Descriptor) -> EndpointRef:
         """Make an endpoint ready. One that has the id already is replaced when its runs have ended.
+
+        Example::
+
+            ref = await client.add("chat", LocalModel("tiny-chat-f16", runtime={"context": {"n_ctx": 256}}))
+            print(ref.id, ref.info.n_ctx)
 
         Cancelling it stops the download or the load.
 
@@ -148,13 +159,24 @@ class SippClient:
         return endpoint.ref
 
     async def remove(self, id: str | EndpointRef) -> None:
-        """Take an endpoint away and free its memory. Its runs are cancelled."""
+        """Take an endpoint away and free its memory. Its runs are cancelled.
+
+        Example::
+
+            await client.add("spare", LocalModel("tiny-chat-f16"))
+            await client.remove("spare")
+        """
         endpoint = self._find(id)
         del self._endpoints[endpoint.ref.id]
         await asyncio.shield(self._retire(endpoint, "the endpoint was removed"))
 
     def query(self, prompt: str, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
         """Continue a raw prompt; no chat template is applied.
+
+        Example::
+
+            result = await client.query("One, two, three,", max_tokens=8, stop=["."])
+            print(result.text, result.finish_reason)
 
         Args:
             prompt: the text to continue; with ``media``, ``<__media__>`` stands for each image.
@@ -170,6 +192,14 @@ class SippClient:
 
     def chat(self, messages: Messages, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
         """Answer a conversation, through the model's own chat template.
+
+        Example::
+
+            run = client.chat([{"role": "user", "content": "Tell me a story."}], emit_tokens=True, max_tokens=40)
+            async for batch in run.tokens:
+                print(batch.text, end="")
+            result = await run
+            print(result.usage.completion_tokens, result.timings.tokens_per_second)
 
         Args:
             messages: mappings or :class:`ChatMessage` objects with ``role`` and ``content``. A content may be a list of
@@ -187,6 +217,11 @@ class SippClient:
         self, input: str | Sequence[str], *, endpoint: str | EndpointRef | None = None, **options: Any
     ) -> EmbedRun:
         """Turn texts into vectors.
+
+        Example::
+
+            result = await client.embed(["a red circle", "a blue square"])
+            print(result.dimensions, sum(a * b for a, b in zip(*result.embeddings)))
 
         A text model can embed too, where it was added with ``runtime={"context": {"embeddings": True, "pooling":
         "mean"}}``; a model that was made for embedding needs no such thing.
@@ -232,6 +267,11 @@ class SippClient:
     ) -> RerankRun:
         """Order documents by how well they answer a query.
 
+        Example::
+
+            result = await client.rerank("capital of France", ["Rome is in Italy.", "Paris is in France."])
+            print(result.ranking[0].document)
+
         Args:
             query: what is looked for.
             documents: the texts to order.
@@ -267,6 +307,11 @@ class SippClient:
     ) -> list[int]:
         """The tokens of a text.
 
+        Example::
+
+            tokens = await client.tokenize("Hello there")
+            print(len(tokens))
+
         Args:
             text: any text.
             add_special: add the tokens that the model expects at the start or end.
@@ -285,6 +330,10 @@ class SippClient:
     async def detokenize(self, tokens: Sequence[int], *, endpoint: str | EndpointRef | None = None) -> str:
         """The text of tokens.
 
+        Example::
+
+            print(await client.detokenize(await client.tokenize("Hello there")))
+
         Raises:
             UnsupportedOperation: the engine has no such operation.
         """
@@ -294,6 +343,10 @@ class SippClient:
 
     async def apply_template(self, messages: Messages, *, endpoint: str | EndpointRef | None = None) -> str:
         """The prompt that the model's chat template makes of a conversation.
+
+        Example::
+
+            print(await client.apply_template([{"role": "user", "content": "Hello"}]))
 
         Raises:
             UnsupportedOperation: the engine has no such operation.
@@ -312,6 +365,15 @@ class SippClient:
         **options: Any,
     ) -> ToolsResult:
         """Answer a conversation, calling Python functions whenever the model asks for it.
+
+        Example::
+
+            def time_in(city: str) -> str:
+                return "noon"
+
+            question = [{"role": "user", "content": "What time is it in Rome?"}]
+            result = await client.run_tools(question, [time_in], max_steps=2, max_tokens=40)
+            print(result.text, len(result.steps))
 
         Args:
             messages: as for :meth:`chat`.
@@ -338,7 +400,12 @@ class SippClient:
         )
 
     async def close(self) -> None:
-        """Cancel what runs and free everything. Safe to call twice."""
+        """Cancel what runs and free everything. Safe to call twice.
+
+        Example::
+
+            await client.close()
+        """
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
@@ -377,7 +444,12 @@ class SippClient:
             if isinstance(descriptor, LocalModel)
             else RuntimeConfig.of({"scheduler": {"max_queued_requests": descriptor.max_queued_requests}})
         )
-        return Endpoint(ref, engine, load, runtime, lambda state: self._emit("state", id, state=state))
+        adapters = len(descriptor.lora) if isinstance(descriptor, LocalModel) else 0
+
+        def tell(state: str) -> None:
+            self._emit("state", id, state=state)
+
+        return Endpoint(ref, engine, load, runtime, adapters=adapters, on_state=tell)
 
     def _retire(self, endpoint: Endpoint, reason: str | None = None) -> asyncio.Task[None]:
         """Free an endpoint that no request can name any more."""

@@ -10,6 +10,7 @@ export type ImageSource = string | Blob | ArrayBuffer | Uint8Array;
 export interface ClientOptions {
   executionMode?: "auto" | "worker" | "main-thread";
   wasmThreading?: "auto" | "pthread" | "single-thread";
+  engine?: "auto" | "sippet" | "wllama";
   moduleUrl?: string;
   wasmUrl?: string;
   workerUrl?: string;
@@ -182,7 +183,7 @@ export interface Gateway extends RemoteFields {
   target: string;
   baseUrl: string;
   authentication?: Authentication;
-  server?: "openai" | "llama.cpp" | "vllm";
+  server?: "openai" | "sippet" | "llama.cpp" | "vllm";
 }
 
 export interface Provider extends RemoteFields {

@@ -1,6 +1,6 @@
 """One model, few methods, any engine: :class:`LocalLLM`.
 
-::
+Example::
 
     from sippet.simple import LocalLLM
 
