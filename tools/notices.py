@@ -17,7 +17,12 @@ _HEAD = """\
 
 Written by `tools/notices.py` from `tools/vendor.lock.json`; don't edit.
 
-Sippet's repository holds no third-party code. Setting it up fetches the packages below, by version and
+Sippet's own engine builds in `static/engine/` are compiled from llama.cpp and ggml (MIT), nlohmann/json (MIT),
+stb_image (MIT or public domain), miniaudio (MIT-0 or public domain), libc++, libc++abi and libunwind (Apache-2.0 WITH
+LLVM-exception), wasi-libc and musl (MIT and others). Their texts are in `static/engine/LICENSES.txt`, their versions
+and hashes in `static/engine/provenance.json`.
+
+Sippet's repository holds no third-party source. Setting it up fetches the packages below, by version and
 SHA-256, into `static/vendor/`; the host serves them to the browser, and an exported site contains them. Each
 package's licence text lies beside its files.
 
