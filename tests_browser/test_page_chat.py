@@ -107,6 +107,25 @@ def test_a_page_without_isolation_says_so_and_why(open_page: OpenPage, page_host
     expect(page.locator(".reasons li").first).to_contain_text(re.compile("headers|COOP|Cross-Origin"))
 
 
+def test_a_kept_model_answers_without_being_fetched_again(open_page: OpenPage, watches: dict[Page, Watch]) -> None:
+    page = open_page()
+    page.locator("#welcome-picker").get_by_role("button", name=re.compile("^Keep .* on this device$")).click()
+    badge = page.locator("#welcome-picker .badge")
+    expect(badge).to_have_text("On this device", timeout=BOOT)
+    page.reload()
+    expect(badge).to_have_text("On this device", timeout=BOOT)
+    before = len(watches[page].requests)
+    choose_listed(page)
+    send(page, "What is the capital of France?")
+    assert "Paris" in wait_for_answer(page)
+    assert not [request.url for request in watches[page].requests[before:] if "/models/" in request.url]
+    page.get_by_role("button", name="New chat").click()
+    page.reload()
+    expect(badge).to_have_text("On this device", timeout=BOOT)
+    page.locator("#welcome-picker").get_by_role("button", name=re.compile("^Remove .* from this device$")).click()
+    expect(badge).to_have_count(0, timeout=BOOT)
+
+
 # Drops a picture, drawn on the spot, onto the page.
 DROP_PICTURE = """async () => {
   const canvas = new OffscreenCanvas(128, 128);

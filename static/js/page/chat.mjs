@@ -7,6 +7,7 @@ import {Conversation} from "./conversation.mjs";
 import {byId, fillIcons} from "./dom.mjs";
 import {Engine} from "./engine.mjs";
 import {Attachments, isImage} from "./images.mjs";
+import {Keeper} from "./keeper.mjs";
 import {Library} from "./library.mjs";
 import {loadMarkdown} from "./markdown.mjs";
 import {Notices} from "./notices.mjs";
@@ -54,10 +55,21 @@ class ChatPage {
       prompt: byId("prompt")}, (text) => this.notices.show(text));
     this.follower = new Follower(byId("scroller"), byId("content"), byId("to-latest"));
     this.library = new Library(this.notices, (conversation) => this.show(conversation));
-    const picking = {models: config.models ?? [], defaultModel: config.defaultModel,
-      onChoose: (/** @type {Choice} */ choice) => this.load(choice)};
-    new ModelPicker(byId("welcome-picker"), picking);
-    new ModelPicker(byId("model-picker"), picking);
+    const picking = {
+      models: config.models ?? [],
+      defaultModel: config.defaultModel,
+      onChoose: (/** @type {Choice} */ choice) => this.load(choice),
+      onKeep: (/** @type {any} */ model) => {
+        byId("model-dialog").close();
+        void this.keeper.keep(model);
+      },
+      onDiscard: (/** @type {any} */ model) => {
+        byId("model-dialog").close(); // an error would be hidden behind it
+        void this.keeper.discard(model);
+      },
+    };
+    const pickers = [byId("welcome-picker"), byId("model-picker")].map((root) => new ModelPicker(root, picking));
+    this.keeper = new Keeper(this.engine, this.notices, (kept) => pickers.forEach((picker) => picker.show(kept)));
     this.#wire();
     const asked = location.hash.slice(1);
     this.newChat();
@@ -96,6 +108,7 @@ class ChatPage {
   async start() {
     try {
       await this.engine.start();
+      await this.keeper.refresh();
     } catch (error) {
       this.notices.showError(error, {label: "Try again", run: () => void this.start()});
     }
@@ -139,7 +152,7 @@ class ChatPage {
     if (this.engine.model === "none") {
       this.sendOnceReady = true;
       this.notices.show("Choose a model: your message will be sent to it.");
-      const first = document.querySelector("#welcome-picker button");
+      const first = document.querySelector("#welcome-picker .model-buttons .button");
       if (this.conversation.empty && first instanceof HTMLElement) first.focus();
       else byId("model-dialog").showModal();
       return false;

@@ -143,6 +143,29 @@ export class Engine extends EventTarget {
     return {run: client.chat(messages, {endpoint: ENDPOINT, emitTokens: true, ...options})};
   }
 
+  /** The models that are kept in this browser, for use without a network. @returns {Promise<any[]>} */
+  async kept() {
+    await this.start();
+    return (await this.#client).models.list();
+  }
+
+  /**
+   * Fetches a listed model to keep it.
+   * @param {any} listed its entry in the page's configuration
+   * @param {{onProgress: (progress: any) => void, signal: AbortSignal}} options
+   * @returns {Promise<any>} the installation, in a box, because it is a promise itself; it can be paused
+   */
+  async keep({id, name, files}, options) {
+    await this.start();
+    const urls = files.map((/** @type {any} */ {url}) => url);
+    return {installation: (await this.#client).models.add(urls.length === 1 ? urls[0] : urls, {id, name, ...options})};
+  }
+
+  /** @param {string} id of a model that is kept */
+  async discard(id) {
+    await (await this.#client).models.remove(id);
+  }
+
   /** The engine died: what the client holds can't answer any more. @returns {Choice | null} what to load again */
   lose() {
     const {choice} = this.#held;

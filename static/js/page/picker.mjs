@@ -1,6 +1,6 @@
 /** Choosing a model: a listed one, a file of one's own, or a URL. Nothing is fetched before a button says so. */
 
-import {el} from "./dom.mjs";
+import {el, iconButton} from "./dom.mjs";
 import {amount, bytes, count} from "./format.mjs";
 import {icon} from "./icons.mjs";
 
@@ -35,42 +35,84 @@ function can({capabilities}, what) {
   return capabilities.length === 0 || capabilities.includes(what);
 }
 
+/** Whether a listed model is the one that is kept. @param {any} listed @param {any} kept */
+function isSame(listed, kept) {
+  const [mine, theirs] = [listed.files, kept.files].map((files) => files[0].sha256);
+  return listed.id === kept.id && (!mine || !theirs || mine === theirs);
+}
+
+/**
+ * @typedef {object} PickerOptions
+ * @property {any[]} models those that the server lists
+ * @property {string} [defaultModel]
+ * @property {(choice: import("./engine.mjs").Choice) => void} onChoose
+ * @property {(model: any) => void} onKeep
+ * @property {(model: any) => void} onDiscard
+ */
+
 export class ModelPicker {
   /**
    * @param {HTMLElement} root
-   * @param {{models: any[], defaultModel?: string, onChoose: (choice: import("./engine.mjs").Choice) => void}} options
+   * @param {PickerOptions} options
    */
-  constructor(root, {models, defaultModel, onChoose}) {
-    this.onChoose = onChoose;
+  constructor(root, options) {
+    this.options = options;
+    this.onChoose = options.onChoose;
     this.prefix = `picker-${++instances}`;
-    const listed = models.filter((model) => can(model, "completion") || can(model, "chat"));
-    listed.sort((a, b) => Number(b.id === defaultModel) - Number(a.id === defaultModel));
-    this.cards = listed.map((model) => this.#card(model, model.id === defaultModel));
+    this.list = el("ul", {class: "model-list"});
+    this.kept = [];
     root.replaceChildren(
-      el("ul", {class: "model-list"}, ...this.cards),
-      listed.length ? el("h3", {class: "picker-heading", text: "Or bring your own"}) : "",
+      this.list,
+      el("h3", {class: "picker-heading", text: "Or bring your own"}),
       el("div", {class: "picker-own"}, this.#files(), this.#url()),
     );
+    this.#show();
   }
 
-  /** @param {any} model @param {boolean} preferred */
-  #card(model, preferred) {
+  /** The models that are kept in this browser. @param {any[]} kept */
+  show(kept) {
+    this.kept = kept;
+    this.#show();
+  }
+
+  #show() {
+    const {models, defaultModel} = this.options;
+    const listed = models.filter((model) => can(model, "completion") || can(model, "chat"));
+    listed.sort((a, b) => Number(b.id === defaultModel) - Number(a.id === defaultModel));
+    const others = this.kept.filter((kept) => can(kept, "chat") && !listed.some((model) => isSame(model, kept)));
+    const focused = this.list.contains(document.activeElement) ? document.activeElement?.id : "";
+    this.list.replaceChildren(
+      ...listed.map((model) => this.#card(model, this.kept.some((kept) => isSame(model, kept)))),
+      ...others.map((model) => this.#card(model, true)));
+    if (focused) document.getElementById(focused)?.focus();
+  }
+
+  /** @param {any} model @param {boolean} kept */
+  #card(model, kept) {
+    const {defaultModel, onKeep, onDiscard} = this.options;
+    const preferred = model.id === defaultModel;
     const title = `${this.prefix}-${model.id}`;
-    const size = model.size ? bytes(model.size) : "";
-    const facts = [model.parameters && `${amount(model.parameters)} parameters`, model.quantization, size && `${size} download`,
+    const size = model.size && (kept ? bytes(model.size) : `${bytes(model.size)} download`);
+    const facts = [model.parameters && `${amount(model.parameters)} parameters`, model.quantization, size,
       model.context && `${count(model.context)}-token context`, model.license];
-    const urls = model.files?.map((/** @type {any} */ file) => file.url) ?? [model.url];
-    const source = urls.length === 1 ? urls[0] : urls;
+    const urls = model.files.map((/** @type {any} */ file) => file.url);
+    const source = kept ? model.id : urls.length === 1 ? urls[0] : urls;
     const start = () => this.onChoose({name: model.name, source, listed: model});
+    const keeping = kept
+      ? iconButton("trash", `Remove ${model.name} from this device`, () => onDiscard(model))
+      : iconButton("download", `Keep ${model.name} on this device`, () => onKeep(model));
+    keeping.id = `${title}-keep`;
     const chats = can(model, "chat");
     return el("li", {class: "model-card", data: {model: model.id}},
       el("div", {class: "model-text"},
-        el("h3", {id: title, class: "model-name", text: model.name}),
+        el("h3", {id: title, class: "model-name"}, model.name, kept && el("span", {class: "badge", text: "On this device"})),
         el("p", {class: "model-facts"}, ...facts.filter(Boolean).map((fact) => el("span", {text: fact}))),
         !chats && el("p", {class: "hint", text: "It only continues text: it has no chat template."}),
       ),
-      chats && el("button", {type: "button", class: preferred ? "button primary" : "button", "aria-describedby": title,
-        on: {click: start}}, icon(preferred ? "send" : "download"), preferred ? "Chat" : "Use"),
+      chats && el("div", {class: "model-buttons"}, keeping,
+        el("button", {type: "button", id: `${title}-use`, class: preferred ? "button primary" : "button",
+          "aria-describedby": title, on: {click: start}},
+        icon(preferred ? "send" : "download"), preferred ? "Chat" : "Use")),
     );
   }
 

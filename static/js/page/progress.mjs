@@ -37,20 +37,31 @@ export class ProgressView {
   /**
    * @param {HTMLElement} root
    * @param {() => void} onCancel
+   * @param {(pause: boolean) => void} [onPause] where it can be paused
    */
-  constructor(root, onCancel) {
+  constructor(root, onCancel, onPause) {
     this.root = root;
-    this.title = el("p", {class: "progress-title", id: "progress-title"});
+    const id = `${root.id}-title`;
+    this.title = el("p", {class: "progress-title", id});
     this.detail = el("p", {class: "progress-detail"});
-    this.bar = el("progress", {max: 1, "aria-labelledby": "progress-title"});
+    this.bar = el("progress", {max: 1, "aria-labelledby": id});
+    this.pause = el("button", {type: "button", class: "button quiet", text: "Pause", hidden: !onPause});
+    this.pause.addEventListener("click", () => {
+      this.paused = !this.paused;
+      this.pause.textContent = this.paused ? "Resume" : "Pause";
+      onPause?.(this.paused);
+    });
     const cancel = el("button", {type: "button", class: "button quiet", text: "Cancel", on: {click: onCancel}});
-    root.replaceChildren(el("div", {class: "progress-row"}, el("div", {}, this.title, this.detail), cancel), this.bar);
+    root.replaceChildren(el("div", {class: "progress-row"}, el("div", {}, this.title, this.detail),
+      el("div", {class: "progress-buttons"}, this.pause, cancel)), this.bar);
     root.hidden = true;
   }
 
   /** @param {string} name of the model */
   start(name) {
     this.name = name;
+    this.paused = false;
+    this.pause.textContent = "Pause";
     this.root.hidden = false;
     this.update({state: "idle", text: "Python starts in the background…"});
   }
