@@ -76,7 +76,10 @@ export function serveEngine(port) {
         port.postMessage({id, opened: {memoryBytes: open.engine.memoryBytes(), threads: open.engine.threads}});
       });
     } else if (op === "call") {
-      inTurn(id, async () => reply({id, data: await open.engine.call(message.name, message.data)}));
+      inTurn(id, async () => {
+        const data = await open.engine.call(message.name, message.data);
+        reply(message.name === "load" ? {id, data, log: open.engine.log()} : {id, data});
+      });
     } else if (op === "stream") {
       inTurn(id, async () => {
         await open.streams.add(id, message);

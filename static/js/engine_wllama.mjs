@@ -9,7 +9,7 @@ import {trustedWorker} from "./trusted.mjs";
 const PAGE = 65536; // bytes of a WebAssembly page
 const MAX_PAGES = 65536; // 4 GiB, the maximum that the module was linked with
 const INITIAL_PAGES = 2048; // 128 MiB, its minimum
-const LOG_LINES = 60;
+const LOG_LINES = 200;
 
 /**
  * @param {object} options

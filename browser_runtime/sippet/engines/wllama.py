@@ -195,7 +195,7 @@ class WllamaEngine(Engine):
         result = _glue.decode(reply["data"])
         if not result["success"]:
             raise _load_error([])
-        return result
+        return {**result, "log": reply["log"]}
 
     async def _call(self, action: str, message: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return await self._line.request({"op": "call", "name": action, "data": _glue.encode(message, values)})
@@ -288,6 +288,11 @@ def _lora_values(names: list[str]) -> dict[str, Any]:
 def _info(reply: Mapping[str, Any], plan: WasmPlan, config: RuntimeConfig, load_ms: float) -> EngineInfo:
     metadata = dict(zip(reply["metadata_key"], reply["metadata_val"], strict=False))
     pooling = metadata.get(f"{metadata.get('general.architecture')}.pooling_type", "")
+    # llama.cpp goes over to the CPU without a word; where the weights lie is said in the log alone.
+    on_gpu = any("WebGPU" in line and "model buffer size" in line for line in reply["log"])
+    degraded = plan.degraded
+    if plan.gpu and not on_gpu:
+        degraded += ("The model runs on the CPU: the engine could not use the WebGPU adapter. Use backend='cpu'.",)
     return EngineInfo(
         engine=plan.engine,
         has_vision=bool(reply["has_image_input"]),
@@ -295,7 +300,7 @@ def _info(reply: Mapping[str, Any], plan: WasmPlan, config: RuntimeConfig, load_
         pooling=config.context.pooling or POOLING.get(int(pooling) if pooling.isdigit() else 0),
         media_marker=reply["media_marker"] or "<__media__>",
         backend="wasm",
-        accelerator="webgpu" if plan.gpu else "cpu",
+        accelerator="webgpu" if on_gpu else "cpu",
         threads=plan.threads,
         n_ctx=reply["n_ctx"],
         n_parallel=config.context.n_parallel,
@@ -304,7 +309,7 @@ def _info(reply: Mapping[str, Any], plan: WasmPlan, config: RuntimeConfig, load_
         load_ms=load_ms,
         has_chat_template=bool(config.context.chat_template or metadata.get("tokenizer.chat_template")),
         metadata=metadata,
-        degraded=plan.degraded,
+        degraded=degraded,
     )
 
 
