@@ -3,8 +3,6 @@ decides what runs in it. The chat page has tests of its own."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import ROOT, Serve, copy_assets
+from hosting import CHROMIUM, FIREFOX, ROOT, Serve, copy_assets
 from page_fixtures import open_page as open_page
 from page_fixtures import page_host as page_host
 from page_fixtures import watches as watches
@@ -24,9 +22,6 @@ from sippet_host.models import ModelEntry, load_model
 from sippet_host.server import Running, ServerThread
 from sippet_host.settings import Settings
 from tab import Tab
-
-CHROMIUM = os.environ.get("SIPPET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FIREFOX = os.environ.get("SIPPET_FIREFOX") or shutil.which("firefox-esr")
 
 
 @pytest.fixture(scope="session")

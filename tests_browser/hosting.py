@@ -11,6 +11,9 @@ from sippet_host.server import Running
 
 ROOT = Path(__file__).parents[1]
 
+CHROMIUM = os.environ.get("SIPPET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FIREFOX = os.environ.get("SIPPET_FIREFOX") or shutil.which("firefox-esr")
+
 Serve = Callable[..., Running]
 """What the fixture ``serve`` gives: start a host with these settings."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHROMIUM, FIREFOX
+from hosting import CHROMIUM, FIREFOX
 from playwright.sync_api import BrowserContext, Page, Playwright
 from python_tab import PythonTab, Refused, Site
 

@@ -24,6 +24,7 @@ export function serveRuntime(port) {
     early.push(message);
     if (message.method === "open") engine ??= warmEngine(message.params);
     if (message.method === "add") prefetch(fetches, message.params?.descriptor?.source);
+    if (message.method === "cancel") for (const {controller} of fetches.values()) controller.abort();
   };
   port.onmessage = ({data}) => receive(data);
 
@@ -37,7 +38,9 @@ export function serveRuntime(port) {
     fetchModel(url, options) {
       const begun = fetches.get(url);
       fetches.delete(url);
-      return begun ?? fetch(url, options);
+      if (!begun || begun.controller.signal.aborted) return fetch(url, options);
+      options?.signal?.addEventListener("abort", () => begun.controller.abort());
+      return begun.response;
     },
   };
 
@@ -146,9 +149,10 @@ function warmEngine({executionMode, wasmThreading, workerUrl, moduleUrl, engine}
 
 function prefetch(fetches, source) {
   if (typeof source === "string" && !fetches.has(source)) {
-    const response = fetch(source);
+    const controller = new AbortController();
+    const response = fetch(source, {signal: controller.signal});
     response.catch(() => {}); // whoever asks for it will hear
-    fetches.set(source, response);
+    fetches.set(source, {response, controller});
   }
 }
 
