@@ -148,7 +148,7 @@ function warmEngine({executionMode, wasmThreading, workerUrl, moduleUrl, engine}
 }
 
 function prefetch(fetches, source) {
-  if (typeof source === "string" && !fetches.has(source)) {
+  if (typeof source === "string" && source.includes("/") && !fetches.has(source)) {
     const controller = new AbortController();
     const response = fetch(source, {signal: controller.signal});
     response.catch(() => {}); // whoever asks for it will hear
