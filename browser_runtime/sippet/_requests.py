@@ -51,8 +51,8 @@ class TextRequest:
             )
         if options.media or (chat and _media.has_images(body["messages"])):
             _media.refuse_images(info.has_vision)
-            if not chat and info.backend == "native":
-                raise UnsupportedOption("media", "The native engine sees images in chats only.", hint="Use chat().")
+            if not chat and info.media_marker is None:
+                raise UnsupportedOption("media", "This engine sees images in chats only.", hint="Use chat().")
         if options.tools and not chat:
             raise UnsupportedOption("tools", "query() has no tools: they need a conversation.", hint="Use chat().")
         self._body = {**body, **to_body(options, target.runtime.sampling if local else None, chat=chat)}
@@ -88,7 +88,8 @@ class TextRequest:
                 messages = await _media.with_images(self._body["messages"], media, fetch=local)
                 self._body = {**self._body, "messages": messages}
         elif media:
-            prompt, self._files = await _media.with_markers(self._body["prompt"], media, self._target.info.media_marker)
+            marker = str(self._target.info.media_marker)
+            prompt, self._files = await _media.with_markers(self._body["prompt"], media, marker)
             self._body = {**self._body, "prompt": prompt}
 
     def stream(self, engine: Engine, slot: Slot) -> AsyncGenerator[dict[str, Any], None]:

@@ -36,15 +36,10 @@ _SIPPET = dict.fromkeys(
     "Sippet's own build has no such setting",
 )  # fmt: skip
 
-_NATIVE = {
-    "lora": "this engine loads no adapters",
-}
-
 LIMITS: Mapping[str, Mapping[str, str]] = {
     "wllama": _WLLAMA,
     "wllama-compat": _WLLAMA,
     "sippet": _SIPPET,
-    "native": _NATIVE,
 }
 """Engine → option → why it can't be honoured there although its kind of backend has it."""
 

@@ -207,7 +207,7 @@ export interface EngineInfo {
   hasVision: boolean | null;
   embeds: boolean | null;
   pooling: string | null;
-  mediaMarker: string;
+  mediaMarker: string | null;
   engine: string;
   metadata: {[key: string]: string};
   degraded: string[];

@@ -97,7 +97,6 @@ class Worker:
             "n_parallel": properties["total_slots"],
             "n_vocab": meta.get("n_vocab"),
             "n_embd": meta.get("n_embd"),
-            "media_marker": properties.get("media_marker") or "<__media__>",
             "vision": bool((properties.get("modalities") or {}).get("vision")),
             "devices": gpus,
         }

@@ -34,7 +34,7 @@ class EngineInfo:
         has_vision: it reads images.
         embeds: it was loaded so that it can embed.
         pooling: how it makes one vector of a text's.
-        media_marker: what stands for an image in a raw prompt that the engine reads.
+        media_marker: what stands for an image in a raw prompt; ``None`` where raw prompts take no images.
         engine: the engine's name in ``capabilities.ENGINES``; empty means the backend's name.
         metadata: the model file's own facts, as text.
     """
@@ -51,7 +51,7 @@ class EngineInfo:
     has_vision: bool | None = None
     embeds: bool | None = None
     pooling: str | None = None
-    media_marker: str = "<__media__>"
+    media_marker: str | None = None
     engine: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ installs as a wheel; the other has one sequence, a server of its own in Python, 
 from __future__ import annotations
 
 import asyncio
-import base64
 import importlib.util
 import itertools
 import json
@@ -125,7 +124,6 @@ class NativeEngine(Engine):
             has_vision=found["vision"],
             embeds=bool(config.context.embeddings),
             pooling=config.context.pooling or pooling,
-            media_marker=found["media_marker"],
             metadata=dict(metadata or {}),
         )
         return engine
@@ -139,7 +137,7 @@ class NativeEngine(Engine):
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
     ) -> AsyncGenerator[dict[str, Any], None]:
         request = {
-            **_with_images(body, files),
+            **body,
             "stream": True,
             "stream_options": {"include_usage": True},
             "timings_per_token": True,  # real counts, also for a run that is cancelled
@@ -290,11 +288,3 @@ def _named(files: Sequence[Path], folder: str) -> Sequence[Path]:
     for link, file in zip(links, files, strict=True):
         link.symlink_to(file.absolute())
     return links
-
-
-def _with_images(body: Mapping[str, Any], files: tuple[bytes, ...]) -> dict[str, Any]:
-    """A raw prompt with its images, as llama-server takes them; those of a chat are in its messages already."""
-    if not files:
-        return dict(body)
-    images = [base64.b64encode(file).decode() for file in files]
-    return {**body, "prompt": {"prompt_string": body["prompt"], "multimodal_data": images}}

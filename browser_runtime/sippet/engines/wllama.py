@@ -100,7 +100,7 @@ class WllamaEngine(Engine):
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
     ) -> AsyncGenerator[dict[str, Any], None]:
         if kind == "chat":
-            messages, files = _take_images(body["messages"], self.info.media_marker)
+            messages, files = _take_images(body["messages"], str(self.info.media_marker))
             body = {**body, "messages": messages}
         request = {
             **body,
