@@ -37,7 +37,7 @@ class ModelServer:
         sent: body bytes sent.
     """
 
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
     etags: bool = True
     dates: bool = False
     ranges: bool = True
@@ -57,7 +57,7 @@ class ModelServer:
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     sent: int = 0
     url: str = ""
-    tags: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    tags: dict[str, tuple[bytes, str]] = field(default_factory=dict, repr=False)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[ModelServer]:

@@ -240,7 +240,7 @@ def test_version_and_help(call: Callable[..., tuple[int, str, str]]) -> None:
     assert "serve" in call("--help")[1]
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["chat"], ["query"], ["embed"], ["gateway"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["chat"], ["query"], ["embed"], ["gateway"], ["models"]])
 def test_the_readme_shows_the_help_of_each_command(
     call: Callable[..., tuple[int, str, str]], command: list[str]
 ) -> None:

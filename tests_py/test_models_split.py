@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sippet.models.split import join_model, shard_name, split_model
 from sippet.platform._cpython import PathSource
 
 FILES = Path(__file__).parent / "models"
+CACHED = Path(os.environ.get("SIPPET_CACHE", Path.home() / ".cache" / "sippet")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TINY, PROJECTOR = FILES / "tiny-chat-f16.gguf", FILES / "mmproj-tiny-f16.gguf"
 
 
@@ -193,6 +195,15 @@ def test_the_registered_tiny_pair_is_the_one_in_this_repository() -> None:
     extra = PROJECTOR.stat().st_size
     plan = plan_memory([header], limit=MemoryLimit(1 << 40, "nothing"), extra=extra)
     assert entry.memory == pytest.approx(plan.total, rel=0.1)
+
+
+@pytest.mark.skipif(not CACHED.exists(), reason="SmolLM2 is not in the cache")
+def test_the_registered_default_model_is_the_file_that_everybody_fetches() -> None:
+    entry = MODELS[DEFAULT_MODEL].manifest
+    manifest = asyncio.run(build_manifest([PathSource(CACHED)], chunk_size=entry.chunk_size))
+    (mine,), (theirs,) = entry.files, manifest.files
+    assert (mine.size, mine.sha256, mine.chunks) == (theirs.size, theirs.sha256, theirs.chunks)
+    assert entry.facts == manifest.facts
 
 
 def test_users_add_their_own_models_by_file() -> None:

@@ -267,16 +267,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:80] or "model"
 
 
-def with_chunks(manifest: Manifest, chunks: Mapping[str, tuple[str, ...]]) -> Manifest:
-    """The manifest with hashes that were worked out here, by file name."""
-
-    def known(file: ModelFile) -> ModelFile:
-        return replace(file, chunks=chunks.get(file.name, file.chunks))
-
-    projector = known(manifest.projector) if manifest.projector else None
-    return replace(manifest, files=tuple(map(known, manifest.files)), projector=projector)
-
-
 def _file(values: Any, chunk_size: int, base_url: str) -> ModelFile:
     if not isinstance(values, Mapping):
         raise _bad("a file is not an object")
@@ -315,6 +305,17 @@ def _facts(values: Mapping[str, Any]) -> ModelFacts:
         if isinstance(capabilities, list)
         else (),
     )
+
+
+def with_single_chunks(manifest: Manifest) -> Manifest:
+    """The manifest where the hash of a file that is a single chunk is also that chunk's."""
+
+    def known(file: ModelFile) -> ModelFile:
+        single = file.sha256 and not file.chunks and file.size is not None and file.size <= manifest.chunk_size
+        return replace(file, chunks=(file.sha256,)) if single and file.sha256 else file
+
+    projector = known(manifest.projector) if manifest.projector else None
+    return replace(manifest, files=tuple(map(known, manifest.files)), projector=projector)
 
 
 def _capabilities(header: GgufHeader, projector: bool) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ..errors import InvalidOption, RemoteError
 from ..platform.base import Source
 from ..platform.http import HttpClient
 from ._transfer import Changed, refusal
-from .manifest import Manifest, ModelFile, shard_stem, slug
+from .manifest import Manifest, ModelFile, shard_stem, slug, with_single_chunks
 from .registry import MODELS, RegistryEntry
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
@@ -60,7 +60,8 @@ async def find(
     if projector is not None:
         wanted = _with_projector(wanted, await _find_files([projector], http))
     manifest = wanted.manifest
-    return replace(wanted, manifest=replace(manifest, id=id or manifest.id, name=name or manifest.name))
+    manifest = with_single_chunks(replace(manifest, id=id or manifest.id, name=name or manifest.name))
+    return replace(wanted, manifest=manifest)
 
 
 async def _find(source: Any, http: HttpClient, registry: Mapping[str, RegistryEntry]) -> Wanted:
