@@ -14,8 +14,9 @@ const SLICE = 16 << 20; // bytes; bounds the transient copy that reading a Blob 
  *   readAsync(offset: number, into: () => Uint8Array): Promise<number>, close(): void}>}
  */
 export async function openFile({name, blob, handle}) {
-  if (handle && "createSyncAccessHandle" in handle) {
-    const access = await handle.createSyncAccessHandle({mode: "read-only"});
+  // Firefox gives out one handle at a time: where another tab holds it, a snapshot of the file is read instead.
+  const access = await handle?.createSyncAccessHandle?.({mode: "read-only"}).catch(() => null);
+  if (access) {
     const read = (offset, into) => access.read(into, {at: offset});
     return {
       name,
