@@ -33,7 +33,7 @@ from sippet.platform._http1 import Http1Client
 from sippet.platform.http import HttpResponse
 
 CHUNK = 64 << 10
-QUICK = DownloadOptions(timeout=0.5, backoff=0.01, retries=4)
+QUICK = DownloadOptions(timeout=15, backoff=0.01, retries=4)
 TINY = (Path(__file__).parent / "models" / "tiny-chat-f16.gguf").read_bytes()
 
 
@@ -190,7 +190,7 @@ def test_cut_connections_are_taken_up_at_the_byte(tmp_path: Path, ranges: bool) 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_stalled_connection_is_given_up_and_replaced(tmp_path: Path, ranges: bool) -> None:
     server = ModelServer({"m.gguf": BIG}, ranges=ranges, stall_after=[30_000, 100])
-    install(tmp_path, server, lambda url: manifest_of(BIG, url + "m.gguf"))
+    install(tmp_path, server, lambda url: manifest_of(BIG, url + "m.gguf"), timeout=0.7, retries=20)
     assert content(tmp_path) == BIG
 
 
