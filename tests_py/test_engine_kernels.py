@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,3 +77,47 @@ def test_rows_that_cannot_be_packed_are_refused(browser: EnginePage, variant: st
     half_block = (TYPES["Q4_K"], (4, 128, 1))
     cases = [multiply_case(number, shape, 1, 1.0) for number, shape in (f16, odd_columns, odd_rows, half_block)]
     assert browser("selfTest", {"file": variant, "cases": cases}) == [-1, -1, -1, -1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_half_float_reads_right_and_comes_back(browser: EnginePage, variant: str) -> None:
+    assert browser("selfTest", {"file": variant, "cases": [{"name": "halves", "args": []}]}) == [0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_floats_round_to_the_nearest_half_ties_to_even(browser: EnginePage, variant: str) -> None:
+    # Python's struct rounds the same way; beyond 65519 it refuses where IEEE 754 says infinity
+    values = [
+        0.0,
+        -0.0,
+        1.0,
+        1.0 + 2**-11,
+        1.0 + 3 * 2**-11,
+        -2.7,
+        65504.0,
+        65519.0,
+        6e-8,
+        2**-25,
+        3 * 2**-26,
+        5.9e-5,
+        1 / 3,
+    ]
+    cases = [{"name": "to_half", "args": [value]} for value in values]
+    singles = [struct.unpack("f", struct.pack("f", value))[0] for value in values]
+    expected = [struct.unpack("<H", struct.pack("<e", single))[0] for single in singles]
+    assert browser("selfTest", {"file": variant, "cases": cases}) == expected
+    huge = [{"name": "to_half", "args": [value]} for value in (65520.0, 1e30, -1e30)]
+    assert browser("selfTest", {"file": variant, "cases": huge}) == [0x7C00, 0x7C00, 0xFC00]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_vector_exponential_is_right_to_a_few_units(browser: EnginePage, variant: str) -> None:
+    values = [-100.0, -87.0, -20.5, -1.0, -0.1, 0.0, 1e-6, 0.3, 1.0, 10.0, 80.0, 88.5]
+    results = browser("selfTest", {"file": variant, "cases": [{"name": "exp", "args": [value]} for value in values]})
+    for value, result in zip(values, results, strict=True):
+        tolerance = 1e-38 if value < -87 else 4e-7 * math.exp(value)  # the first is a subnormal
+        assert abs(result - math.exp(value)) <= tolerance, value
+    beyond = [{"name": "exp", "args": [value]} for value in (-1000.0, 1000.0)]
+    zero, infinite = browser("selfTest", {"file": variant, "cases": beyond})
+    assert zero == 0
+    assert infinite == math.inf

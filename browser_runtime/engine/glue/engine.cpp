@@ -337,14 +337,11 @@ json engine::combine(request & req) const {
     if (parts.size() == 1) {
         return parts[0];
     }
-    if (req.kind == request_kind::chat) {
-        json first = parts[0];
-        for (size_t i = 1; i < parts.size(); i++) {
-            first["choices"].push_back(parts[i].at("choices")[0]);
-        }
-        return first;
+    json first = parts[0];
+    for (size_t i = 1; i < parts.size(); i++) {
+        first["choices"].push_back(parts[i].at("choices")[0]);
     }
-    return parts;
+    return first;
 }
 
 json engine::result(int id) {

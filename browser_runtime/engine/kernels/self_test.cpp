@@ -1,5 +1,6 @@
 // Compares the kernels of this very build with ggml's own quantisation and plain sums in double precision. Exported, so that a
 // test, or anybody with a strange processor, can run it in the browser in question.
+#include "elementwise.h"
 #include "matmul.h"
 #include "pack.h"
 
@@ -80,6 +81,38 @@ sippet_self_test_multiply(int type_number, int rows, int columns, int tokens, ui
         }
     }
     return worst;
+}
+
+// How many of the 65536 half floats don't survive the way to float and back, or differ from ggml's reading.
+__attribute__((export_name("sippet_self_test_halves"))) int sippet_self_test_halves() {
+    int wrong = 0;
+    for (uint32_t base = 0; base < 65536; base += 4) {
+        uint16_t in[4], out[4];
+        float floats[4];
+        for (uint32_t i = 0; i < 4; i++) {
+            in[i] = (uint16_t) (base + i);
+        }
+        wasm_v128_store(floats, sippet_from_half4(in));
+        sippet_to_half4(out, wasm_v128_load(floats));
+        for (int i = 0; i < 4; i++) {
+            const float expected = ggml_fp16_to_fp32(in[i]);
+            const bool same = std::isnan(expected) ? std::isnan(floats[i]) && (out[i] & 0x7fff) > 0x7c00
+                                                   : floats[i] == expected && out[i] == in[i];
+            wrong += !same;
+        }
+    }
+    return wrong;
+}
+
+// The half float that sippet_to_half4 makes of a float.
+__attribute__((export_name("sippet_self_test_to_half"))) int sippet_self_test_to_half(float x) {
+    uint16_t out[4];
+    sippet_to_half4(out, wasm_f32x4_splat(x));
+    return out[0];
+}
+
+__attribute__((export_name("sippet_self_test_exp"))) float sippet_self_test_exp(float x) {
+    return wasm_f32x4_extract_lane(sippet_exp4(wasm_f32x4_splat(x)), 0);
 }
 
 // The largest difference between unpack_row() and ggml's own reading of the same bytes.
