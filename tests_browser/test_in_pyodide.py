@@ -21,6 +21,9 @@ SUITE = (
     "test_glue.py",
     "test_wasm_plan.py",
     "test_models_gguf.py",
+    "test_config.py",
+    "test_options.py",
+    "test_schema.py",
 )
 """Files that need neither sockets nor processes, which a tab hasn't got."""
 
