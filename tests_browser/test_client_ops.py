@@ -15,6 +15,7 @@ from tab import TINY, Tab, TabError
 
 sys.path.append(str(ROOT / "tests_py"))
 
+from adapters import adapter
 from pictures import COLOURS, SHAPES, picture
 
 PROJECTOR = ROOT / "tests_py" / "models" / "mmproj-tiny-f16.gguf"
@@ -238,3 +239,26 @@ def test_a_model_is_installed_listed_used_by_its_id_and_removed(seeing: Tab) -> 
     assert names == ["mine"]
     assert said == "The capital of Italy is Rome."
     assert left == 0
+
+
+@pytest.mark.parametrize("engine", ["sippet", "wllama"])
+def test_an_adapter_is_on_where_a_request_says_so(seeing: Tab, engine: str) -> None:
+    plain, moved, again = seeing.run(
+        """
+        const {engine, source, adapter} = argument;
+        const client = new sippet.SippClient({wasmThreading: "single-thread", engine});
+        try {
+          await client.add("it", {source, lora: [new File([state.bytes(adapter)], "adapter.gguf")]});
+          const talk = [{role: "user", content: "Tell me a story."}];
+          const said = [];
+          for (const lora of [undefined, {0: 1.0}, undefined]) {
+            said.push((await client.chat(talk, {lora, temperature: 0, maxTokens: 20})).text);
+          }
+          return said;
+        } finally {
+          await client.close();
+        }
+        """,
+        {"engine": engine, "source": TINY, "adapter": text(adapter())},
+    )
+    assert plain == again != moved

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from adapters import adapter
 from llama_server import TINY
 from pictures import COLOURS, SHAPES, picture
 from sippet import (
@@ -294,3 +295,29 @@ def test_an_installed_model_is_added_by_its_id(tmp_path: Path, monkeypatch: pyte
                 await client.add("other", LocalModel("nothing-like-this"))
 
     asyncio.run(main())
+
+
+def test_an_adapter_is_on_where_a_request_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "adapter.gguf"
+    file.write_bytes(adapter())
+
+    async def work(client: SippClient) -> list[str]:
+        said = []
+        for lora in (None, {0: 1.0}, None, {0: 0.0}):
+            run = client.chat(ask("Tell me a story."), temperature=0, max_tokens=20, lora=lora)
+            said.append((await run).text)
+        with pytest.raises(InvalidOption, match="adapter 1"):
+            client.chat(ask("Hi"), lora={1: 1.0})
+        return said
+
+    plain, moved, plain_again, off = using(model(lora=[file]), work)
+    assert plain == plain_again == off != moved
+
+
+def test_what_is_no_adapter_is_refused_when_it_is_added() -> None:
+    async def work(client: SippClient) -> None:
+        pass
+
+    with pytest.raises(UnsupportedModel) as caught:
+        using(model(lora=[TINY]), work)
+    assert caught.value.details["reason"] == "not_an_adapter"
