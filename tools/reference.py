@@ -1,7 +1,7 @@
 """Writes the API reference, ``browser_runtime/REFERENCE.md``, from the package's docstrings and tables.
 
-    python3 tools/reference.py            # write it
-    python3 tools/reference.py --check    # say whether it is current
+python3 tools/reference.py            # write it
+python3 tools/reference.py --check    # say whether it is current
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -53,33 +53,33 @@ def _parts() -> Iterator[str]:
     yield "\n### Options of `SippClient()`\n\n" + _options(sippet.ClientOptions)
     yield from _methods(sippet.SippClient)
     yield "\n## Endpoints\n"
-    for cls in DESCRIPTORS:
-        yield f"\n### {cls.__name__}\n\n" + _text(cls)
+    for descriptor in DESCRIPTORS:
+        yield f"\n### {descriptor.__name__}\n\n" + _text(descriptor)
     yield "\n### Fields of Gateway and Provider\n\n" + _options(RemoteFields)
     yield "\n## Request options\n\n### Sampling\n\n" + _options(sippet.SamplingOptions)
     yield "\n### query() and chat()\n\n" + _options(sippet.TextOptions, skip=sippet.SamplingOptions)
     yield "\n### embed()\n\n" + _options(sippet.EmbedOptions)
     yield "\n## RuntimeConfig\n\n" + _text(sippet.RuntimeConfig)
     for item in dataclasses.fields(sippet.RuntimeConfig):
-        cls = _class(item)
-        yield f"\n### {item.name}\n\n" + _text(cls)
-        yield "" if issubclass(cls, sippet.SamplingOptions) else "\n" + _options(cls)
+        group = _class(item)
+        yield f"\n### {item.name}\n\n" + _text(group)
+        yield "" if issubclass(group, sippet.SamplingOptions) else "\n" + _options(group)
     yield "\n## Runs\n"
-    for cls in (sippet.Run, sippet.TextRun):
-        yield f"\n### {cls.__name__}\n\n" + _text(cls)
-        yield from _methods(cls, 4)
+    for run in (sippet.Run, sippet.TextRun):
+        yield f"\n### {run.__name__}\n\n" + _text(run)
+        yield from _methods(run, 4)
     yield "\n## Results\n"
-    for cls in RESULTS:
-        yield f"\n### {cls.__name__}\n\n" + _text(cls) + "\n\n" + _fields(cls)
+    for result in RESULTS:
+        yield f"\n### {result.__name__}\n\n" + _text(result) + "\n\n" + _fields(result)
     yield "\n## Tools\n"
     for made in (sippet.tool_schema, sippet.Tool):
         yield f"\n### {made.__name__}\n\n" + _text(made)
     yield "\n## Installed models: `client.models`\n\n" + _text(ModelStore)
     yield from _methods(ModelStore)
     yield "\n## The simple engine: `sippet.simple`\n\n" + _text(simple)
-    for cls in (simple.LocalLLM, simple.SimpleEngine, simple.Generation, simple.Store):
-        yield f"\n### {cls.__name__}\n\n" + _text(cls)
-        yield from _methods(cls, 4)
+    for part in (simple.LocalLLM, simple.SimpleEngine, simple.Generation, simple.Store):
+        yield f"\n### {part.__name__}\n\n" + _text(part)
+        yield from _methods(part, 4)
     yield "\n## Without await: `sippet.sync`\n\n" + _text(sync)
     yield "\n## Errors\n\n" + _errors()
     yield "\n## What each engine honours\n\n" + _capabilities()
@@ -96,6 +96,9 @@ def _methods(cls: type, level: int = 3) -> Iterator[str]:
             yield f"\n{'#' * level} {kind}{cls.__name__}.{name}{_signature(item)}\n\n" + _text(item)
 
 
+_STARS: Mapping[Any, str] = {inspect.Parameter.VAR_KEYWORD: "\\*\\*", inspect.Parameter.VAR_POSITIONAL: "\\*"}
+
+
 def _signature(function: Callable[..., Any]) -> str:
     """Names and defaults; types are in the text."""
     shown, named = [], False
@@ -103,7 +106,7 @@ def _signature(function: Callable[..., Any]) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not named:
             named = True
             shown.append("\\*")
-        stars = {parameter.VAR_KEYWORD: "\\*\\*", parameter.VAR_POSITIONAL: "\\*"}.get(parameter.kind, "")
+        stars = _STARS.get(parameter.kind, "")
         default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
         shown.append(f"{stars}{parameter.name}{default}")
     return f"({', '.join(shown)})"
@@ -141,9 +144,9 @@ def _section(match: re.Match[str]) -> str:
 
 def _options(cls: type, skip: type | None = None) -> str:
     hints = get_type_hints(cls)
-    elsewhere = {item.name for item in dataclasses.fields(skip)} if skip else set()  # type: ignore[arg-type]
+    elsewhere = {item.name for item in dataclasses.fields(skip)} if skip else set()
     rows = ["| option | type | default | limits | effect |", "|---|---|---|---|---|"]
-    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for item in dataclasses.fields(cls):
         if item.name in elsewhere:
             continue
         default = "" if item.default in (None, dataclasses.MISSING) else f"`{item.default!r}`"
@@ -154,7 +157,7 @@ def _options(cls: type, skip: type | None = None) -> str:
 
 
 def _limits(metadata: Any) -> str:
-    low, high, unit = metadata.get("low"), metadata.get("high"), metadata.get("unit", "")
+    low, high, unit = metadata.get("low"), metadata.get("high"), str(metadata.get("unit", ""))
     if low is None and high is None:
         return unit
     limits = f"≥ {low:g}" if high is None else f"≤ {high:g}" if low is None else f"{low:g} to {high:g}"
@@ -170,7 +173,7 @@ def _fields(cls: type) -> str:
         return ""
     hints = get_type_hints(cls)
     return "Fields: " + ", ".join(
-        f"`{item.name}` ({describe(hints[item.name])})" for item in dataclasses.fields(cls)  # type: ignore[arg-type]
+        f"`{item.name}` ({describe(hints[item.name])})" for item in dataclasses.fields(cls)
     ) + "."  # fmt: skip
 
 

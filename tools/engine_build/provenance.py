@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import brotli
+import brotli  # type: ignore[import-untyped]
 
 from .plan import Plan
 from .sources import Source
