@@ -12,6 +12,8 @@ All are `sippet.errors.SippError`: a stable ``code``, a message that says what h
     │   ├── RangeNotSatisfiable       416
     │   ├── WrongHost                 421
     │   ├── ForeignOrigin             403
+    │   ├── Unauthorized              401: the gateway knows no such key
+    │   ├── Forbidden                 403: the key has no right to this
     │   ├── BadRequest                400 and other faults of the client
     │   └── InternalError             500
     ├── ConfigurationError            the settings contradict each other or name something that isn't there
