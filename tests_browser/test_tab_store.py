@@ -242,7 +242,7 @@ def test_a_picked_file_is_installed_without_a_request(tab: PythonTab, site: Site
 
 
 def test_two_tabs_share_one_download_and_both_show_it(profile: Open, site: Site) -> None:
-    site.models.pace, site.models.piece = 0.02, 128 << 10
+    site.models.pace, site.models.piece = 0.1, 128 << 10  # slow enough for the second tab to see it
     context = profile()
     one = watched(context.pages[0], site)
     two = watched(context.new_page(), site)
