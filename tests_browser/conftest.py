@@ -3,25 +3,36 @@ decides what runs in it. The chat page has tests of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from evidence import evidence
 from hosting import CHROMIUM, FIREFOX, ROOT, Serve, copy_assets
 from page_fixtures import open_page as open_page
 from page_fixtures import page_host as page_host
 from page_fixtures import watches as watches
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 from sippet_host import paths
-from sippet_host.default_model import default_model
 from sippet_host.hashcache import HashCache
 from sippet_host.models import ModelEntry, load_model
+from sippet_host.packaged import default_model
 from sippet_host.server import Running, ServerThread
 from sippet_host.settings import Settings
 from tab import Tab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and report.when != "teardown":
+        report.sections.append(("Pages", evidence(item.funcargs)))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +68,14 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture(params=["chromium", "firefox"])
+def visitor(request: pytest.FixtureRequest) -> BrowserContext:
+    """Somebody new, in each of the browsers."""
+    context = request.getfixturevalue("browser" if request.param == "chromium" else "firefox").new_context()
+    request.addfinalizer(context.close)
+    return context  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,14 @@ Serve = Callable[..., Running]
 """What the fixture ``serve`` gives: start a host with these settings."""
 
 
-def copy_assets(target: Path) -> Path:
-    """A copy of ``static/`` that a test may alter; large files are linked where the file system can."""
+def copy_assets(target: Path, *scripts: Path) -> Path:
+    """A copy of ``static/`` that a test may alter, with ``scripts`` in its folder ``js``; large files are linked where
+    the file system can."""
     for folder in ("js", "css", "vendor", "runtime", "engine"):
         if (ROOT / "static" / folder).is_dir():
             shutil.copytree(ROOT / "static" / folder, target / folder, copy_function=_link, dirs_exist_ok=True)
+    for script in scripts:
+        (target / "js" / script.name).write_bytes(script.read_bytes())
     (target / "templates").mkdir(exist_ok=True)
     (target / "templates" / "index.html").write_text('<!doctype html><html lang="en"><title>Empty</title></html>')
     return target

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 from sippet_host.models import ModelEntry
 from sippet_host.server import Running
 
 STATIC = Path(__file__).parents[1] / "static"
-BOOT = 120_000
+BOOT = 300_000
 """Milliseconds for Python and the engine to start from nothing on a busy machine."""
+
+expect.set_options(timeout=60_000)  # 5 seconds, the default, are too short for a page that asks Python there
 
 # Collects what the policy forbade. Init scripts are the browser's own: the policy does not apply to them.
 _WATCH = """
@@ -76,6 +78,7 @@ def open_page(
         **options: Any,
     ) -> Page:
         if context is None:
+            options.setdefault("service_workers", "block")  # it would answer in place of what a test routes
             context = engine.new_context(**options)
             context.add_init_script(_WATCH)
             contexts.append(context)

@@ -15,6 +15,9 @@ from typing import Any
 from aiohttp import web
 from playwright.sync_api import Page
 
+LIMIT = 240_000
+"""Milliseconds for one piece of Python: what takes longer on the busiest machine hangs."""
+
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests_py"))
 
@@ -29,8 +32,12 @@ HEADERS = {
 }
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
 
-START = """() => new Promise((resolve, reject) => {
-  const worker = new Worker("/python_worker.mjs", {type: "module"});
+WORKER = Path(__file__).with_name("python_worker.mjs")
+"""The worker's script, to be served as ``/static/js/python_worker.mjs``."""
+
+START = """async () => {
+  const {trustedWorker} = await import("/static/js/trusted.mjs");
+  const worker = trustedWorker(new URL("/static/js/python_worker.mjs", location.href), {type: "module"});
   const calls = new Map();
   globalThis.notes = [];
   worker.onmessage = ({data}) => {
@@ -38,14 +45,16 @@ START = """() => new Promise((resolve, reject) => {
     calls.get(data.id)(data);
     calls.delete(data.id);
   };
-  worker.onerror = (event) => reject(new Error(event.message));
+  const failed = new Promise((_, reject) => { worker.onerror = ({message}) => reject(new Error(message)); });
   let next = 0;
-  globalThis.python = (code, argument) => new Promise((done) => {
+  globalThis.python = (code, argument) => Promise.race([failed, new Promise((done, reject) => {
     calls.set(++next, done);
     worker.postMessage({id: next, code, argument});
-  });
-  globalThis.python("'ready'").then(({error}) => (error ? reject(new Error(error)) : resolve(true)));
-})"""
+    setTimeout(() => reject(new Error("Python did not come to an end; its notes: " + notes.slice(-5))), LIMIT);
+  })]);
+  const {error} = await globalThis.python("'ready'");
+  if (error) throw new Error(error);
+}""".replace("LIMIT", str(LIMIT))
 
 PRELUDE = """
 import asyncio, dataclasses, json, time
@@ -78,17 +87,31 @@ class Refused(Exception):
         self.code = fields["code"]
         self.details = fields["details"]
         self.message = fields["message"]
+        self.hint = fields["hint"]
 
 
 class PythonTab:
-    """One page with Python in a worker."""
+    """One page with Python in a worker. Its server has :data:`WORKER`."""
 
-    def __init__(self, page: Page, site: Site, *, start: bool = True) -> None:
-        self.page, self.site = page, site
-        page.set_default_timeout(0)  # a busy machine is no failure
-        page.goto(site.url)
-        if start:
-            page.evaluate(START)
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        page.set_default_timeout(LIMIT)
+        page.goto(url)
+        page.evaluate(START)
+
+    def add_modules(self, *files: Path) -> None:
+        """Let the Python of the tab import these files."""
+        self.run(
+            """
+            import pathlib, sys
+            folder = pathlib.Path("/modules")
+            folder.mkdir(exist_ok=True)
+            sys.path.insert(0, str(folder))
+            for name, text in argument.items():
+                (folder / name).write_text(text)
+            """,
+            {file.name: file.read_text() for file in files},
+        )
 
     def begin(self, body: str, argument: Any = None) -> None:
         """Start Python without waiting for its end; :meth:`finish` gives what came of it."""
@@ -148,7 +171,7 @@ class Site:
     async def _start(self) -> web.AppRunner:
         app = web.Application()
         app.router.add_get("/", self._page)
-        app.router.add_get("/python_worker.mjs", self._worker)
+        app.router.add_get("/static/js/python_worker.mjs", self._worker)
         app.router.add_get("/static/{path:.+}", self._static)
         app.router.add_get("/models/{name:.+}", self.models.serve)
         app.on_response_prepare.append(self._prepare)
@@ -166,7 +189,7 @@ class Site:
         return web.Response(text="<!doctype html><title>Test</title>", content_type="text/html")
 
     async def _worker(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(ROOT / "tests_browser" / "python_worker.mjs", headers={"Content-Type": TYPES[".mjs"]})
+        return web.FileResponse(WORKER, headers={"Content-Type": TYPES[".mjs"]})
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
         path = ROOT / "static" / request.match_info["path"]

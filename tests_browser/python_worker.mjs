@@ -1,21 +1,8 @@
 /** Runs Python that a test sends, in a worker, with the built package: `{id, code, argument}` → `{id, value | error}`. */
 
-import {loadPyodide} from "/static/vendor/pyodide/pyodide.mjs";
+import {loadPython} from "./runtime.mjs";
 
-const BUILT = new URL("/static/runtime/", location.href).href;
-
-async function boot() {
-  const lock = await (await fetch(`${BUILT}pyodide-lock.json`)).text();
-  return loadPyodide({
-    indexURL: new URL("/static/vendor/pyodide/", location.href).href,
-    stdLibURL: `${BUILT}python_stdlib.zip`,
-    lockFileContents: lock,
-    packageBaseUrl: BUILT,
-    packages: ["sippet"],
-  });
-}
-
-const ready = boot();
+const ready = loadPython();
 
 onmessage = async ({data: {id, code, argument}}) => {
   try {

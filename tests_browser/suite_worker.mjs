@@ -3,13 +3,13 @@
 onmessage = async ({data: {base, archive, files}}) => {
   try {
     const {loadPython} = await import(`${base}static/js/runtime.mjs`);
-    const python = await loadPython();
+    const python = await loadPython({died: (error) => postMessage({error: `Python stopped: ${error?.stack ?? error}`})});
     python.unpackArchive(await (await fetch(archive)).arrayBuffer(), "zip", {extractDir: "/suite"});
     python.globals.set("files", python.toPy(files));
     const report = await python.runPythonAsync(`
 import json, sys
 sys.path[:0] = ["/suite/packages", "/suite/tests_py"]
-import pytest
+import pytest, unhurried
 
 class Recorder:
     def __init__(self):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from page_fixtures import BOOT
 from playwright.sync_api import Page
 
 TINY = "/models/tiny-chat-f16/tiny-chat-f16.gguf"
@@ -56,7 +57,7 @@ class Tab:
         self.page = page
         self.url = url
         self.console: list[str] = []
-        page.set_default_timeout(0)  # a busy machine is no failure; the whole suite has a limit
+        page.set_default_timeout(BOOT)
         page.on("console", lambda message: self.console.append(message.text))
         page.goto(url)
 

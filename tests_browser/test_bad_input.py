@@ -88,6 +88,35 @@ def test_a_model_whose_tensor_data_is_cut_is_refused_before_the_engine_sees_it(l
     assert (error.code, error.details["reason"]) == ("invalid_model", "truncated")
 
 
+def altered_header(at: int, value: bytes) -> bytes:
+    data = MODEL.read_bytes()
+    return data[:at] + value + data[at + len(value) :]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (altered_header(4, (9).to_bytes(4, "little")), "wrong_version"),
+        (altered_header(4, (3).to_bytes(4, "big")), "big_endian"),
+        (altered_header(8, (1 << 60).to_bytes(8, "little")), "absurd_header"),
+        (altered_header(24, (1 << 62).to_bytes(8, "little")), "absurd_header"),
+        (MODEL.read_bytes().replace(b"tokenizer.ggml.model", b"tokenizer.ggml.modem"), "no_tokenizer"),
+    ],
+    ids=["wrong version", "big endian", "absurd count", "absurd length", "no tokenizer"],
+)
+def test_each_kind_of_bad_header_has_an_error_of_its_own(living: Tab, content: bytes, reason: str) -> None:
+    error = refusal(living, ADD_FILE, text(content))
+    assert (error.code, error.details["reason"]) == ("invalid_model", reason)
+    lives(living)
+
+
+def test_an_architecture_that_the_engine_does_not_know_is_named(living: Tab) -> None:
+    error = refusal(living, ADD_FILE, text(MODEL.read_bytes().replace(b"llama", b"lxama")))
+    assert error.code == "unsupported_model"
+    assert "lxama" in error.message
+    lives(living)
+
+
 def test_a_projector_is_not_a_language_model(living: Tab) -> None:
     projector = MODEL.with_name("mmproj-tiny-f16.gguf").read_bytes()
     assert refusal(living, ADD_FILE, text(projector)).code == "unsupported_model"

@@ -143,7 +143,8 @@ def test_functions_of_the_page_and_python_functions_are_called(seeing: Tab) -> N
           {python: "def now() -> str:\\n    'The time.'\\n    return 'noon'", toolChoice: "required", maxSteps: 2,
            maxTokens: 120, temperature: 0})).messages"""
     )
-    assert told[2] == {"role": "tool", "tool_call_id": "call_1_0", "name": "now", "content": "noon"}
+    call = told[1]["tool_calls"][0]["id"]
+    assert told[2] == {"role": "tool", "tool_call_id": call, "name": "now", "content": "noon"}
 
 
 def test_turn_two_computes_only_what_is_new_and_keys_are_apart(seeing: Tab) -> None:

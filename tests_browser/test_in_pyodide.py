@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,18 @@ SUITE = (
     "test_config.py",
     "test_options.py",
     "test_schema.py",
+    "test_sse.py",
+    "test_runs.py",
+    "test_scheduler.py",
+    "test_tools.py",
+    "test_engine_host.py",
+    "test_models_plan.py",
+    "test_models_split.py",
+    "test_client.py",
+    "test_errors.py",
+    "test_protocol.py",
+    "test_json.py",
+    "test_stops.py",
 )
 """Files that need neither sockets nor processes, which a tab hasn't got."""
 
@@ -43,8 +54,7 @@ def package_files(name: str) -> Iterator[tuple[Path, str]]:
 @pytest.fixture(scope="module")
 def site(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A host that also has the suite: pytest with what it needs, the test files, and their models."""
-    static = copy_assets(tmp_path_factory.mktemp("suite"))
-    shutil.copy(Path(__file__).with_name("suite_worker.mjs"), static / "js" / "suite_worker.mjs")
+    static = copy_assets(tmp_path_factory.mktemp("suite"), Path(__file__).with_name("suite_worker.mjs"))
     with zipfile.ZipFile(static / "runtime" / "suite.zip", "w") as archive:
         for name in PACKAGES + MODULES:
             for path, member in package_files(name):
@@ -52,6 +62,8 @@ def site(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> str:
         for path in [*TESTS.glob("*.py"), *(TESTS / "models").glob("*.gguf")]:
             if path.name != "conftest.py":
                 archive.write(path, f"tests_py/{path.relative_to(TESTS)}")
+        for path in (ROOT / "static" / "js").rglob("*.mjs"):  # what Python's names are held against
+            archive.write(path, path.relative_to(ROOT))
         archive.writestr("pytest.ini", "[pytest]\nfilterwarnings = error\nmarkers = slow: takes long\n")
     return serve(static_dir=static).url
 

@@ -109,7 +109,7 @@ def test_a_page_without_isolation_says_so_and_why(open_page: OpenPage, page_host
 def test_a_kept_model_answers_without_being_fetched_again(open_page: OpenPage, watches: dict[Page, Watch]) -> None:
     page = open_page()
     page.locator("#welcome-picker").get_by_role("button", name=re.compile("^Keep .* on this device$")).click()
-    badge = page.locator("#welcome-picker .badge")
+    badge = page.locator("#welcome-picker .badge.kept")
     expect(badge).to_have_text("On this device", timeout=BOOT)
     page.reload()
     expect(badge).to_have_text("On this device", timeout=BOOT)
@@ -164,3 +164,63 @@ def test_firefox_runs_the_page_too(open_page: OpenPage, firefox: Browser) -> Non
     assert "Paris" in wait_for_answer(page)
     page.reload()
     expect(page.locator(".message.assistant .answer")).to_contain_text("Paris")
+
+
+def kept_contexts(page: Page) -> list[str]:
+    """Files with what a model computed of conversations."""
+    return page.evaluate("""async () => {
+      const found = [];
+      const walk = async (folder, path) => {
+        for await (const [name, handle] of folder.entries()) {
+          if (handle.kind === "directory") await walk(handle, `${path}${name}/`);
+          else if (path.includes("contexts/")) found.push(path + name);
+        }
+      };
+      await walk(await navigator.storage.getDirectory(), "");
+      return found;
+    }""")
+
+
+def wait_for_kept_context(page: Page) -> None:
+    page.wait_for_function("() => JSON.parse(localStorage.getItem('sippet.contexts') ?? '[]').length === 1")
+
+
+def cached_tokens(page: Page) -> list[tuple[int, int]]:
+    """Of each answer of the conversation that is kept: tokens of its prompt, and those that were known already."""
+    return page.evaluate("""() => new Promise((resolve) => {
+      indexedDB.open("sippet").onsuccess = ({target}) => {
+        target.result.transaction("conversations").objectStore("conversations").getAll().onsuccess = ({target}) => {
+          const stats = target.result[0].messages.flatMap((message) => message.stats ?? []);
+          resolve(stats.map(({promptTokens, cachedTokens}) => [promptTokens, cachedTokens]));
+        };
+      };
+    })""")
+
+
+def test_after_a_reload_a_conversation_goes_on_without_being_read_again(open_page: OpenPage) -> None:
+    page = open_page()
+    choose_listed(page)
+    send(page, "My name is Tom.")
+    wait_for_answer(page)
+    wait_for_kept_context(page)
+    page.reload()
+    page.locator("#model-button").click()
+    page.get_by_role("dialog").get_by_role("button", name="Chat", exact=True).click()
+    send(page, "What is my name?")
+    wait_for_answer(page, 2)
+    page.wait_for_function("() => !document.querySelector('.message.assistant[aria-busy=true]')")
+    (first, _), (second, cached) = cached_tokens(page)
+    assert first <= cached < second, "only what is new was computed"
+
+
+def test_what_was_kept_of_a_conversation_goes_with_it(open_page: OpenPage) -> None:
+    page = open_page()
+    choose_listed(page)
+    send(page, "My name is Tom.")
+    wait_for_answer(page)
+    wait_for_kept_context(page)
+    assert len(kept_contexts(page)) == 1
+    page.get_by_role("button", name="My name is Tom.", exact=True).hover()
+    page.get_by_role("button", name="Delete My name is Tom.", exact=True).click()
+    page.wait_for_function("() => localStorage.getItem('sippet.contexts') === '[]'")
+    assert kept_contexts(page) == []

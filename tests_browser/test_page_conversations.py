@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from page_fixtures import BOOT, OpenPage
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 
 def message(id: str, parent: str | None, role: str, text: str, **more: Any) -> dict[str, Any]:
@@ -126,6 +126,22 @@ def test_variants_of_an_answer_are_shown_one_at_a_time(open_page: OpenPage, tmp_
     expect(page.get_by_role("button", name="Next variant")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator(".message")).to_have_count(3)
+
+
+def test_markdown_that_comes_late_leaves_the_focus_where_it_is(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page(boot=False)
+    import_all(page, tmp_path, BREAD)
+    late: list[Route] = []
+    page.route("**/marked.esm.js", lambda route: late.append(route))
+    with page.expect_request("**/marked.esm.js"):
+        page.reload()
+    answer = page.locator(".message.assistant")
+    expect(answer.locator(".answer")).to_have_text("One *hour*.")
+    answer.get_by_role("button", name="Copy message").focus()
+    for route in late:
+        route.continue_()
+    expect(answer.locator(".answer em")).to_have_text("hour")
+    expect(answer.get_by_role("button", name="Copy message")).to_be_focused()
 
 
 def test_what_is_exported_can_be_imported_elsewhere(open_page: OpenPage, tmp_path: Path) -> None:

@@ -40,6 +40,33 @@ def test_the_answer_is_the_same_with_and_without_a_reader(tiny_tab: Tab) -> None
     assert quiet["usage"]["completionTokens"] == read["usage"]["completionTokens"]
 
 
+@pytest.mark.parametrize("engine", ["sippet", "wllama"])
+def test_what_may_become_a_stop_text_is_told_at_the_limit(tab: Tab, engine: str) -> None:
+    told = tab.run(
+        """const client = new sippet.SippClient({wasmThreading: "single-thread", engine: argument.engine});
+           await client.add("model", {source: argument.source});
+           const ask = async (options) => {
+             const run = client.query("Once upon a time", {temperature: 0, maxTokens: 8, emitTokens: true, ...options});
+             let streamed = "";
+             for await (const {text} of run.tokens) streamed += text;
+             const {text, finishReason, usage} = await run;
+             return {streamed, text, finishReason, count: usage.completionTokens};
+           };
+           const whole = await ask({});
+           const held = await ask({stop: `${whole.text.slice(-3)}§`});
+           const stopped = await ask({maxTokens: 20, stop: whole.text.slice(4, 8)});
+           await client.close();
+           return {whole, held, stopped};""",
+        {"engine": engine, "source": TINY},
+    )
+    whole = told["whole"]
+    assert whole["finishReason"] == "length"
+    assert told["held"] == whole
+    assert told["stopped"]["streamed"] == told["stopped"]["text"] == whole["text"][:4]
+    assert told["stopped"]["finishReason"] == "stop"
+    assert 0 < told["stopped"]["count"] < 8
+
+
 def test_a_capital_is_known(tiny_tab: Tab) -> None:
     messages = "[{role: 'user', content: 'What is the capital of France?'}]"
     result = tiny_tab.run(f"return await state.client.chat({messages}, {{temperature: 0}})")

@@ -7,14 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
+import unhurried  # noqa: F401 (sets Hypothesis up)
 from host_http import StartHost
 from sippet_host import Running, ServerThread, Settings
-
-# A loaded machine is no failure.
-hypothesis.settings.register_profile("sippet", deadline=None)
-hypothesis.settings.load_profile("sippet")
 
 PAGE = """<!doctype html>
 <html lang="en"><title>Test</title>

@@ -16,6 +16,7 @@ import json, sys, xllamacpp
 wanted = json.loads(sys.argv[1])
 params = xllamacpp.CommonParams()
 params.model.path = wanted.pop("model")
+params.mmproj.path = wanted.pop("projector", "")
 if pooling := wanted.pop("pooling", None):
     params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling}")
 for name, value in {"n_ctx": 1024, "warmup": False, "ui": False, "verbosity": 0, "n_parallel": 2, **wanted}.items():
@@ -33,7 +34,7 @@ def llama_server(model: Path = TINY, **params: object) -> Iterator[str]:
 
     Args:
         model: the model's file.
-        params: fields of the server's parameters; ``pooling`` is ``MEAN`` and so on.
+        params: fields of the server's parameters; ``pooling`` is ``MEAN`` and so on, ``projector`` a file.
     """
     import json
 

@@ -5,14 +5,30 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import math
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+
+
+def flip(at: int, times: float = math.inf) -> Callable[[str, int, bytes], bytes]:
+    """For ``ModelServer.alter``: the byte at ``at`` of a file is damaged, so many times."""
+    left = times
+
+    def alter(name: str, offset: int, data: bytes) -> bytes:
+        nonlocal left
+        if left and offset <= at < offset + len(data):
+            left -= 1
+            return data[: at - offset] + bytes([data[at - offset] ^ 1]) + data[at - offset + 1 :]
+        return data
+
+    return alter
 
 
 @dataclass
@@ -32,6 +48,7 @@ class ModelServer:
         cut_after: body bytes after which a connection is cut; used up one by one.
         stall_after: likewise, but the connection stays open.
         alter: called with (name, offset, data) before a piece is sent.
+        cors: whether pages of other origins may read.
         pace: seconds to sleep between pieces.
         requests: (method, name, range) of each request.
         sent: body bytes sent.
@@ -52,6 +69,7 @@ class ModelServer:
     cut_after: list[int] = field(default_factory=list)
     stall_after: list[int] = field(default_factory=list)
     alter: Callable[[str, int, bytes], bytes] = lambda name, offset, data: data
+    cors: bool = False
     pace: float = 0.0
     piece: int = 64 << 10
     requests: list[tuple[str, str, str]] = field(default_factory=list)
@@ -94,6 +112,8 @@ class ModelServer:
             raise web.HTTPNotFound
         data, response = self.files[name], web.StreamResponse()
         start, end = 0, len(data)
+        if self.cors:
+            response.headers["Access-Control-Allow-Origin"] = "*"
         if self.etags:
             response.headers["ETag"] = self.tag(name)
         if self.dates:
@@ -141,3 +161,22 @@ class ModelServer:
             if self.pace:
                 await asyncio.sleep(self.pace)
         await response.write_eof()
+
+
+@contextmanager
+def in_a_thread(server: ModelServer) -> Iterator[ModelServer]:
+    """Run it beside code that has an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    running = server.running()
+    try:
+        asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result()
+        try:
+            yield server
+        finally:
+            asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

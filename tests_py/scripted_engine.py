@@ -77,7 +77,7 @@ def engines(*ready: Engine | Exception | Callable[[], Awaitable[Engine]]) -> Any
     """``client.add`` gets these engines, one after the other."""
     queue = list(ready)
 
-    async def open_engine(descriptor: Any, options: Any, progress: Any, models: Any) -> Engine:
+    async def open_engine(descriptor: Any, options: Any, progress: Any, models: Any, taken: int) -> Engine:
         await asyncio.sleep(0)
         item = queue.pop(0)
         if isinstance(item, Exception):

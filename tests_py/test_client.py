@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sippet
+from leftovers import nothing_left, settled
 from scripted_engine import HELLO, MODEL, ScriptedEngine, answer, delta, engines
 from sippet import (
     AmbiguousEndpoint,
@@ -21,23 +22,13 @@ from sippet import (
     UnsupportedOperation,
     UnsupportedOption,
 )
-from sippet.engines.base import EngineInfo
+from sippet.engines.base import Engine, EngineInfo
 
 INFO = EngineInfo("wasm", "cpu", engine="wllama", has_chat_template=True, has_vision=False, embeds=False)
 
 
 def says(*pieces: str, **info: Any) -> ScriptedEngine:
     return ScriptedEngine(lambda body: answer(*pieces), dataclasses.replace(INFO, **info))
-
-
-async def settled(steps: int = 8) -> None:
-    for _ in range(steps):
-        await asyncio.sleep(0)
-
-
-async def nothing_left() -> None:
-    await settled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def test_the_exported_names_are_those_of_all() -> None:
@@ -113,6 +104,47 @@ def test_a_failed_replacement_leaves_the_endpoint_as_it_was() -> None:
                 with pytest.raises(InvalidModel):
                     await client.add("it", MODEL)
                 assert (await client.chat(HELLO)).text == "a"
+
+    asyncio.run(main())
+
+
+def test_of_two_that_are_added_with_one_id_at_once_the_later_one_stays() -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+        first, second = says("first"), says("second")
+
+        async def slow() -> Engine:
+            await go.wait()
+            return first
+
+        with engines(slow, second):
+            async with SippClient() as client:
+                adding = [asyncio.ensure_future(client.add("it", MODEL)) for _ in range(2)]
+                await settled()
+                assert not any(task.done() for task in adding), "only one is in memory at a time"
+                go.set()
+                await asyncio.gather(*adding)
+                assert (await client.chat(HELLO)).text == "second"
+                assert first.closed == 1
+        await nothing_left()
+
+    asyncio.run(main())
+
+
+def test_closing_ends_those_that_wait_to_be_added() -> None:
+    async def main() -> None:
+        async def endless() -> Engine:
+            return await asyncio.Event().wait()  # type: ignore[return-value]
+
+        with engines(endless, says("never")):
+            client = SippClient()
+            adding = [asyncio.ensure_future(client.add("it", MODEL)) for _ in range(2)]
+            await settled()
+            await client.close()
+            for task in adding:
+                with pytest.raises(ClientClosed):
+                    await task
+        await nothing_left()
 
     asyncio.run(main())
 
@@ -366,9 +398,14 @@ def test_an_idle_model_is_unloaded_and_comes_back() -> None:
 
 def test_a_busy_model_is_never_unloaded() -> None:
     async def main() -> None:
-        engine = ScriptedEngine(lambda body: [asyncio.sleep(0.05), *answer("a")], INFO)
-        with engines(engine):
-            async with SippClient() as client:
+        async with SippClient() as client:
+
+            async def compute() -> None:
+                await asyncio.sleep(0.05)
+                assert client._endpoints["it"].engine is not None
+
+            ready = [ScriptedEngine(lambda body: [compute(), *answer("a")], INFO) for _ in range(2)]
+            with engines(*ready):  # the first one may have been idle for too long before it is asked
                 await client.add("it", LocalModel("m.gguf", runtime={"residency": {"unload_after": 0.001}}))
                 assert (await client.chat(HELLO)).text == "a"
 

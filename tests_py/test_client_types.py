@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import sippet
-from sippet import SippClient
+from sippet import SippClient, simple
 from sippet._remote_fields import RemoteFields
 from sippet.errors import SippError
 from sippet.events import ClientEvent
@@ -23,6 +23,8 @@ from sippet.protocol import camel
 ROOT = Path(__file__).parents[1]
 DECLARED = (ROOT / "static" / "js" / "sippet.d.ts").read_text()
 SCRIPT = (ROOT / "static" / "js" / "sippet.mjs").read_text()
+SIMPLE_DECLARED = (ROOT / "static" / "js" / "simple.d.ts").read_text()
+SIMPLE_SCRIPT = (ROOT / "static" / "js" / "simple.mjs").read_text()
 
 # Dataclasses of the package, and what JavaScript's side has besides or leaves out.
 MIRRORED: dict[str, tuple[type, set[str], set[str]]] = {
@@ -44,9 +46,9 @@ MIRRORED |= {
 }
 
 
-def declared(kind: str, name: str) -> str:
+def declared(kind: str, name: str, text: str = DECLARED) -> str:
     """The body of a declaration."""
-    found = re.search(rf"^export {kind} {name}\b[^{{]*\{{\n(.*?)^\}}", DECLARED, re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^export {kind} {name}\b[^{{]*\{{\n(.*?)^\}}", text, re.DOTALL | re.MULTILINE)
     assert found, f"{name} is declared"
     return found[1]
 
@@ -86,9 +88,9 @@ def test_the_client_has_the_same_methods() -> None:
 
 
 def test_the_models_have_the_same_methods() -> None:
-    python = {name for name in vars(ModelStore) if not name.startswith("_")}
+    python = {camel(name) for name in vars(ModelStore) if not name.startswith("_")}
     # `install` and `open` are Python's: in JavaScript `add` gives the installation, and an id opens a model.
-    assert set(members(declared("class", "Models"))) == python - {"install", "open"} | {"registry"}
+    assert set(members(declared("class", "Models"))) == python - {"install", "open"}
 
 
 @pytest.mark.parametrize(
@@ -113,11 +115,50 @@ def test_a_method_takes_the_same_arguments(method: str, positional: list[str]) -
 @pytest.mark.parametrize("name", ["SippClient", "Run", "TextRun", "Models", "Installation", "SippError"])
 def test_what_is_declared_is_there_in_the_script(name: str) -> None:
     script = SCRIPT if name != "SippError" else (ROOT / "static" / "js" / "errors.mjs").read_text()
-    found = re.search(rf"^export class {name}\b[^{{]*\{{\n(.*?)^\}}", script, re.DOTALL | re.MULTILINE)
-    assert found
-    for member in members(declared("class", name)):
-        there = rf"^  (?:async |get )?(?:\*)?{member}\(|^    this\.{member} = "
-        assert re.search(there, found[1], re.MULTILINE), f"{name}.{member}"
+    missing = set(members(declared("class", name))) - methods(script, name)
+    assert not missing
+
+
+def methods(script: str, name: str) -> set[str]:
+    """Public members of a class of a script."""
+    body = declared("class", name, script)
+    found = re.findall(r"^  (?:async |get )?(?:\*)?(\w+)\(|^    this\.(\w+) = ", body, re.MULTILINE)
+    return {method or field for method, field in found} - {"constructor"}
+
+
+@pytest.mark.parametrize("name", ["LocalLLM", "SippEngine", "Store"])
+def test_the_simple_engines_script_has_what_is_declared_and_nothing_else(name: str) -> None:
+    assert set(members(declared("class", name, SIMPLE_DECLARED))) == methods(SIMPLE_SCRIPT, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls", "extra", "elsewhere"),
+    [
+        ("class", simple.LocalLLM, {"models"}, set()),
+        # A store is read by a function there: React takes it as it is.
+        ("class", simple.Store, {"get"}, {"value"}),
+        # JavaScript's engine brings the registry, which the package has in Python.
+        ("class", simple.SippEngine, {"registry"}, set()),
+        ("interface", simple.SimpleEngine, {"registry"}, set()),
+    ],
+)
+def test_the_simple_engine_has_the_same_methods(kind: str, cls: type, extra: set[str], elsewhere: set[str]) -> None:
+    python = {camel(name) for name in vars(cls) if not name.startswith("_")}
+    assert set(members(declared(kind, cls.__name__, SIMPLE_DECLARED))) == python - elsewhere | extra
+
+
+@pytest.mark.parametrize("cls", [simple.Support, simple.Generation])
+def test_the_simple_engines_results_have_the_same_fields(cls: type) -> None:
+    found = members(declared("interface", cls.__name__, SIMPLE_DECLARED))
+    assert set(found) == {camel(item.name) for item in dataclasses.fields(cls)}
+
+
+def test_the_simple_engine_takes_its_types_from_the_client() -> None:
+    imported = re.search(r"import type \{(.*?)\} from", SIMPLE_DECLARED, re.DOTALL)
+    assert imported
+    for name in re.findall(r"\w+", imported[1]):
+        assert re.search(rf"^export (interface|class|type) {name}\b", DECLARED, re.MULTILINE), name
+        assert len(re.findall(rf"\b{name}\b", SIMPLE_DECLARED)) > 1, f"{name} is used"
 
 
 def test_events_and_errors_are_declared() -> None:
@@ -131,4 +172,5 @@ def test_the_declarations_compile() -> None:
     tsc = shutil.which("tsc")
     if tsc is None:
         pytest.skip("no TypeScript compiler on this machine")
-    subprocess.run([tsc, "--noEmit", "--strict", "--lib", "es2022,dom", "static/js/sippet.d.ts"], cwd=ROOT, check=True)
+    files = ["static/js/sippet.d.ts", "static/js/simple.d.ts"]
+    subprocess.run([tsc, "--noEmit", "--strict", "--lib", "es2022,dom", *files], cwd=ROOT, check=True)

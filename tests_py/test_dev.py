@@ -243,7 +243,7 @@ def dev(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_commands_and_changes_nothing() -> None:
     done = dev("--help")
     assert done.returncode == 0
-    for command in ("serve", "test", "check", "setup", "vendor"):
+    for command in ("serve", "test", "bench", "check", "setup", "vendor"):
         assert f"tools/dev.py {command}" in done.stdout
 
 

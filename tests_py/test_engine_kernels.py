@@ -80,6 +80,27 @@ def test_rows_that_cannot_be_packed_are_refused(browser: EnginePage, variant: st
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("number", [0, 1, 30], ids=["F32", "F16", "BF16"])
+def test_a_product_with_float_weights_is_exact_to_a_few_roundings(
+    browser: EnginePage, variant: str, number: int
+) -> None:
+    # rows, columns and tokens that fill tiles and panels, and that leave one over
+    shapes = [(1, 1, 1), (3, 5, 2), (4, 256, 1), (13, 514, 3), (20, 2304, 9), (100, 1023, 1), (17, 1281, 35)]
+    cases = [{"name": "multiply_floats", "args": [number, *shape, seed]} for shape in shapes for seed in (1, 77)]
+    errors = browser("selfTest", {"file": variant, "cases": cases})
+    assert all(0 <= error < 2e-7 for error in errors), dict(zip(map(str, cases), errors, strict=True))
+    quantised = {"name": "multiply_floats", "args": [TYPES["Q4_0"], 4, 32, 1, 1]}
+    assert browser("selfTest", {"file": variant, "cases": [quantised]}) == [-1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("number", [8, 9], ids=["Q8_0", "Q8_1"])
+def test_rows_that_ggml_stores_in_eight_bits_are_rounded(browser: EnginePage, variant: str, number: int) -> None:
+    (error,) = browser("selfTest", {"file": variant, "cases": [{"name": "stored_rows", "args": [number, 3]}]})
+    assert 0.4 < error < 0.501
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_half_float_reads_right_and_comes_back(browser: EnginePage, variant: str) -> None:
     assert browser("selfTest", {"file": variant, "cases": [{"name": "halves", "args": []}]}) == [0]
 
@@ -121,3 +142,45 @@ def test_the_vector_exponential_is_right_to_a_few_units(browser: EnginePage, var
     zero, infinite = browser("selfTest", {"file": variant, "cases": beyond})
     assert zero == 0
     assert infinite == math.inf
+
+
+def attend_case(
+    name: str, sizes: tuple[int, int], positions: int, queries: int, masked: int, softcap: float
+) -> dict[str, Any]:
+    number = {"F32": 0, "F16": 1, **TYPES}[name]
+    return {"name": "attend", "args": [number, *sizes, positions, queries, masked, softcap, 11]}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["F32", "F16", "Q8_0"])
+def test_attention_equals_the_softmax_of_all_scores(browser: EnginePage, variant: str, name: str) -> None:
+    # one position, parts of a tile of 16, several tiles; keys and values of different sizes; all but one position
+    # masked
+    cases = [
+        attend_case(name, sizes, positions, queries, masked, softcap)
+        for sizes in ((64, 64), (128, 96), (512, 32))
+        for positions, queries, masked in ((1, 1, 0), (16, 3, 4), (37, 8, 36), (300, 5, 130))
+        for softcap in (0.0, 2.0)
+    ]
+    errors = browser("selfTest", {"file": variant, "cases": cases})
+    assert all(0 <= error < 2e-6 for error in errors), dict(zip(map(str, cases), errors, strict=True))
+    assert max(errors) > 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_query_that_sees_no_position_weighs_nothing(browser: EnginePage, variant: str) -> None:
+    cases = [attend_case("F16", (64, 64), positions, 3, positions, 0.0) for positions in (1, 16, 40)]
+    assert all(0 <= error < 2e-6 for error in browser("selfTest", {"file": variant, "cases": cases}))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_heads_of_other_types_and_sizes_are_left_to_ggml(browser: EnginePage, variant: str) -> None:
+    cases = [attend_case(name, sizes, 8, 1, 0, 0.0) for name, sizes in
+             (("Q4_0", (64, 64)), ("F16", (66, 64)), ("Q8_0", (48, 64)), ("F16", (1024, 64)))]  # fmt: skip
+    assert browser("selfTest", {"file": variant, "cases": cases}) == [-1, -1, -1, -1]
+
+
+def test_only_relaxed_simd_has_a_byte_dot_product(browser: EnginePage) -> None:
+    plain, relaxed = (browser("selfTest", {"file": v, "cases": [{"name": "byte_dot", "args": []}]}) for v in VARIANTS)
+    assert plain == [0]
+    assert relaxed[0] in {0, 1, 2}

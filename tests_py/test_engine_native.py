@@ -226,21 +226,21 @@ def test_a_cancelled_answer_is_not_computed_further() -> None:
         assert (await client.chat(FRANCE, temperature=0)).text == "The capital of France is Paris."
         before = seconds(engine_of(client).pid)
         await asyncio.sleep(0.5)
-        assert seconds(engine_of(client).pid) - before < 0.1
+        assert seconds(engine_of(client).pid) - before < 0.25
 
     with_client(work)
 
 
 def test_a_cancelled_prefill_ends_after_its_batch() -> None:
     async def work(client: SippClient) -> None:
-        run = client.query("one two three " * 75, max_tokens=100)
+        run = client.query("one two three " * 1500, max_tokens=100)  # long enough for a machine that is slow to wake up
         await asyncio.sleep(0.01)
         run.cancel()
         result = await run
         assert (result.finish_reason, result.text) == ("cancelled", "")
         assert (await client.chat(FRANCE, temperature=0)).text == "The capital of France is Paris."
 
-    with_client(work, n_ubatch=8, n_batch=8)
+    with_client(work, n_ubatch=8, n_batch=8, n_ctx=8192)
 
 
 def test_a_prompt_beyond_the_context_is_a_context_overflow() -> None:

@@ -113,7 +113,7 @@ def test_more_requests_than_slots_are_all_answered(loaded: EnginePage) -> None:
     assert len({result["chunks"][0]["choices"][0]["message"]["content"] for result in results}) == 1
 
 
-def test_a_cancelled_request_frees_its_slot_at_the_next_step(loaded: EnginePage) -> None:
+def test_a_cancelled_request_frees_its_slot_at_once(loaded: EnginePage) -> None:
     body = {
         "messages": [{"role": "user", "content": "Count to five."}],
         "max_tokens": 400,
@@ -122,7 +122,12 @@ def test_a_cancelled_request_frees_its_slot_at_the_next_step(loaded: EnginePage)
     }
     part = loaded("runPart", "chat", body, 5)
     assert part["state"] == "more"
+    with pytest.raises(EngineError, match="is busy"):
+        for slot in range(2):
+            loaded("call", "slotSave", slot)
     loaded("call", "cancel", part["id"])
+    for slot in range(2):
+        assert loaded("call", "slotSave", slot) is not None
     assert loaded("call", "step") is False
     with pytest.raises(EngineError) as caught:
         loaded("call", "result", part["id"])

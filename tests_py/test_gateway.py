@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gateway_process import gateway_process
 from llama_server import TINY, llama_server
 from sippet._remote_fields import Bearer
 from sippet.client import SippClient
@@ -65,16 +64,9 @@ origins = ["https://chat.example"]
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with llama_server(api_keys=[KEYS["UPSTREAM_KEY"]]) as far:
-        file = tmp_path_factory.mktemp("gateway") / "gateway.toml"
-        file.write_text(CONFIG.format(tiny=TINY, far=far))
-        command = [sys.executable, "-m", "sippet_host", "gateway", str(file), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | KEYS) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("Gateway: http://127.0.0.1:"), line
-            yield line.split()[1].removesuffix("/v1")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+        folder = tmp_path_factory.mktemp("gateway")
+        with gateway_process(folder, CONFIG.format(tiny=TINY, far=far), KEYS) as address:
+            yield address
 
 
 def ask(

@@ -390,3 +390,25 @@ def test_an_etag_is_made_of_the_content(start_host: StartHost, static_tree: Path
     answer: Answer = ask(start_host().url, "/static/js/worker.js")
     digest = hashlib.sha256((static_tree / "js/worker.js").read_bytes()).hexdigest()
     assert answer.headers["ETag"] == f'"{digest[:32]}"'
+
+
+def test_the_service_worker_knows_what_the_page_consists_of(start_host: StartHost, static_tree: Path) -> None:
+    (static_tree / "js/service_worker.js").write_text("// the code")
+    (static_tree / "vendor/wllama").mkdir()
+    (static_tree / "vendor/wllama/wllama.wasm").write_bytes(b"\0asm")
+    server = start_host()
+    answer = ask(server.url, "/service_worker.js")
+    assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "no-cache"
+    first, _, rest = answer.body.decode().partition("\n")
+    assert rest == "// the code"
+    files = json.loads(first.removeprefix("const FILES = ").removesuffix(";"))
+    base = f"/assets/{files['version']}/"
+    assert f"{base}js/main.mjs" in files["paths"]
+    assert not [path for path in files["paths"] if "wllama" in path or "service_worker" in path or ".secret" in path]
+    for path in files["paths"]:
+        assert ask(server.url, path).status == 200
+
+
+def test_a_page_without_a_service_worker_has_none(start_host: StartHost) -> None:
+    assert ask(start_host().url, "/service_worker.js").status == 404

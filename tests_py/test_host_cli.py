@@ -128,6 +128,17 @@ def test_a_folder_is_served(serve: Callable[..., Server]) -> None:
     assert answer.headers["Cross-Origin-Embedder-Policy"] == "credentialless"
 
 
+def test_a_registered_model_is_served_by_its_name(serve: Callable[..., Server], tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    entry = {"id": "mine", "name": "Mine", "files": [{"name": "renamed.gguf"}], "projector": {"name": "eyes.gguf"}}
+    own.write_text(json.dumps({"version": 1, "models": [entry]}))
+    shutil.copy(TINY, tmp_path / "renamed.gguf")
+    server = serve("mine", "--registry", str(own), "--port", "0")
+    (model,) = ask(server.url, "/models/manifest.json").json()["models"]
+    assert (model["id"], model["name"], model["files"][0]["name"]) == ("mine", "Mine", "renamed.gguf")
+    assert ask(server.url, "/models/mine/renamed.gguf").body == TINY.read_bytes()
+
+
 def test_each_option_has_its_own_variable() -> None:
     options = [parameter for parameter in commands.serve.params if isinstance(parameter, click.Option)]
     context = click.Context(commands.serve, auto_envvar_prefix="SIPPET_SERVE")
@@ -209,6 +220,10 @@ def call(
         (["serve", str(TINY), "--tls-cert", "cert.pem"], "configuration"),
         (["serve", str(TINY), "--tls-cert", "no.pem", "--tls-key", "no.pem"], "configuration"),
         (["serve", str(TINY), "--connect", "*"], "configuration"),
+        (["serve", "tiny-chat-f16"], "model_not_found"),
+        (["serve", "smollm2-135m-instruct-q4_1"], "download_failed"),
+        (["serve", "--registry", "nothing.json"], "configuration"),
+        (["serve", "--registry", __file__], "invalid_option"),
         (["serve", str(TINY), "--host", "203.0.113.7", "--port", "0"], "configuration"),
         (["serve", str(TINY), "--host", "no.such.host.invalid", "--port", "0"], "configuration"),
     ],
@@ -282,4 +297,4 @@ def test_progress_is_plain_lines_without_a_terminal(run: CheckRun) -> None:
     result = run("serve", "--port", "0")
     assert "\x1b" not in result.stderr
     assert "\r" not in result.stderr
-    assert json.dumps(result.stderr).count("Fetching the default model (92.9 MB)") == 1
+    assert json.dumps(result.stderr).count("Fetching SmolLM2 135M Instruct (92.9 MB)") == 1

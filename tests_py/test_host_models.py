@@ -36,6 +36,7 @@ def test_a_model_is_described_by_its_header(hashes: HashCache) -> None:
         "id": "tiny-chat-f16",
         "name": "tiny-chat-f16",
         "url": "/models/tiny-chat-f16/tiny-chat-f16.gguf",
+        "manifest": "/models/tiny-chat-f16/manifest.json",
         "size": 1_723_104,
         "sha256": "f4318e028b8a0e018a15e3bce227bea11f8be98acf59f55de0953730cbe600f8",
         "files": [
@@ -51,8 +52,11 @@ def test_a_model_is_described_by_its_header(hashes: HashCache) -> None:
         "context": 512,
         "parameters": model.parameters,
         "capabilities": ["chat", "completion"],
+        "memory": model.memory,
         "sampling": {},
     }
+    assert model.memory is not None
+    assert 28_000_000 < model.memory < 32_000_000
     assert model.parameters is not None
     assert 800_000 < model.parameters < 900_000
 
@@ -251,3 +255,13 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
         with pytest.raises(HostError) as caught:
             Settings(**fields)  # type: ignore[arg-type]
         assert caught.value.code == "configuration"
+
+
+def test_the_projector_of_a_registered_model_is_served_with_it(start_host: StartHost, tmp_path: Path) -> None:
+    url = "/models/tiny-chat-f16/mmproj-tiny-f16.gguf"
+    server = start_host(models=(load_model(TINY),))
+    assert ask(server.url, url).body == PROJECTOR.read_bytes()
+    alone = Path(shutil.copy(TINY, tmp_path / TINY.name))
+    assert ask(start_host(models=(load_model(alone),)).url, url).status == 404
+    (tmp_path / PROJECTOR.name).write_bytes(PROJECTOR.read_bytes()[:-1] + b"x")  # not the registered one
+    assert ask(start_host(models=(load_model(alone),)).url, url).status == 404

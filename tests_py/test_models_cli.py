@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from model_server import ModelServer
+from model_server import ModelServer, in_a_thread
 from sippet.models.registry import DEFAULT_MODEL
 from sippet_host import cli as commands
 
@@ -42,17 +40,8 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture
 def server() -> Iterator[ModelServer]:
     """A server of models in a thread."""
-    models = ModelServer({path.name: path.read_bytes() for path in FILES.glob("*.gguf")})
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    running = models.running()
-    asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result()
-    yield models
-    asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with in_a_thread(ModelServer({path.name: path.read_bytes() for path in FILES.glob("*.gguf")})) as models:
+        yield models
 
 
 def test_a_manifest_is_written_beside_the_model_and_verifies_it(call: Call, tiny: Path) -> None:

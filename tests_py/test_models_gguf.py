@@ -16,15 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sippet.errors import InvalidModel, UnsupportedModel
 from sippet.models._ggml import GGML_TYPES
-from sippet.models.gguf import (
-    ArrayRef,
-    BytesSource,
-    GgufHeader,
-    check_model,
-    check_shards,
-    read_array,
-    read_header,
-)
+from sippet.models.checks import check_model, check_shards
+from sippet.models.gguf import BytesSource, read_array, read_header
+from sippet.models.header import ArrayRef, GgufHeader
 
 MODELS = Path(__file__).parent / "models"
 TINY = (MODELS / "tiny-chat-f16.gguf").read_bytes()
@@ -115,6 +109,18 @@ def test_only_the_header_is_read_and_in_steps() -> None:
 def test_a_source_may_give_less_than_asked(most: int) -> None:
     data = gguf(MODEL, TENSORS)
     assert asyncio.run(read_header(Stream(data, most))) == read(data)
+
+
+@pytest.mark.parametrize("longest", [5, 47, 48, 60, 300])
+@pytest.mark.parametrize("count", [63, 64, 65, 5000])
+def test_strings_of_every_length_are_stepped_over(longest: int, count: int) -> None:
+    texts = [chr(number % 3).encode() * (number * 7 % (longest + 1)) for number in range(count)]
+    keys = {**MODEL, "x": value(ARRAY, (STRING, texts)), "y": value(U32, 7)}
+    data = gguf(keys, TENSORS)
+    for source in (Stream(data), Stream(data, 700)):  # also where a read ends inside a string
+        header = asyncio.run(read_header(source))
+        assert header.integer("y") == 7
+        assert header.file_size == len(data)
 
 
 def test_a_long_number_array_is_stepped_over_without_reading_it() -> None:

@@ -9,8 +9,11 @@ import pytest
 from gguf_builder import ARRAY, BOOL, F32, MODEL, STRING, U32, T, gguf, value
 from sippet.config import ContextConfig
 from sippet.errors import ModelTooLarge
-from sippet.models.gguf import BytesSource, GgufHeader, read_header
-from sippet.models.plan import MemoryLimit, memory_limit, plan_memory
+from sippet.models.fitting import fitted_context, require_memory
+from sippet.models.gguf import BytesSource, read_header
+from sippet.models.header import GgufHeader
+from sippet.models.plan import BYTES_PER_MERGE, MemoryLimit, memory_limit, plan_memory
+from sippet.platform.base import Environment
 
 MIB = 1 << 20
 ROOMY = MemoryLimit(1 << 50, "nothing")
@@ -143,8 +146,39 @@ def test_memory_that_is_taken_counts() -> None:
 
 def test_the_limit_is_the_tightest_one() -> None:
     assert memory_limit().nbytes < 4 << 30
-    assert memory_limit(memory64=True).nbytes == 16 << 30
     assert memory_limit(device_memory=4 << 30).nbytes == 2 << 30
     assert "4.3 GB" in memory_limit(device_memory=4 << 30).reason
-    assert memory_limit(wasm=False, device_memory=64 << 30).nbytes == 32 << 30
+    assert memory_limit(wasm=False, device_memory=64 << 30).nbytes == 64 << 30
     assert memory_limit(wasm=False).nbytes >= 1 << 62
+    small = memory_limit(device_memory=8 << 30, wasm_memory=1 << 30)
+    assert (small.nbytes, small.reason) == (1 << 30, "the memory that this browser gives WebAssembly")
+    assert memory_limit(wasm_memory=4 << 30) == memory_limit()
+
+
+def test_what_other_models_take_is_the_devices_and_not_webassemblys() -> None:
+    alone, beside = memory_limit(device_memory=6 << 30), memory_limit(device_memory=6 << 30, taken=1 << 30)
+    assert (alone.nbytes, beside.nbytes) == (3 << 30, 2 << 30)
+    assert "beside models that take 1.1 GB" in beside.reason
+    assert memory_limit(device_memory=1 << 40, taken=1 << 30) == memory_limit(device_memory=1 << 40)
+    assert memory_limit(device_memory=1 << 30, taken=1 << 30, wasm=False).nbytes == 0
+
+
+def test_the_merges_of_a_vocabulary_count() -> None:
+    keys = {**MODEL, "tokenizer.ggml.merges": value(ARRAY, (STRING, ["a b"] * 2000))}
+    with_merges = asyncio.run(read_header(BytesSource(gguf(keys, [T("token_embd.weight", (32,), F32)]))))
+    without = asyncio.run(read_header(BytesSource(gguf(MODEL, [T("token_embd.weight", (32,), F32)]))))
+    more = plan_memory([with_merges], limit=ROOMY).overhead - plan_memory([without], limit=ROOMY).overhead
+    assert more == 2000 * BYTES_PER_MERGE
+
+
+def test_an_embedding_models_batch_is_its_whole_context() -> None:
+    embedder = model("llama", 3, context_length=2048, block_count=1, embedding_length=64, pooling_type=1)
+    context = fitted_context(ContextConfig(), embedder)
+    assert (context.n_ctx, context.n_ubatch, context.embeddings) == (2048, 2048, True)
+
+
+def test_a_model_that_does_not_fit_this_place_is_refused_before_it_is_loaded() -> None:
+    phone = Environment("browser", device_memory=512 << 20)
+    with pytest.raises(ModelTooLarge, match="a device with 537 MB of memory leaves 268 MB"):
+        require_memory([smollm2()], ContextConfig(n_ctx=32768), phone, [gemma3()])
+    assert require_memory([smollm2()], ContextConfig(n_ctx=512), phone).verdict == "fits"

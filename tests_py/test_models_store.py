@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from gguf_builder import MODEL, T, gguf, value
 from model_server import ModelServer
 from sippet.config import ContextConfig
-from sippet.errors import InvalidModel, InvalidOption, ModelNotFound, RemoteUnavailable, StorageError
+from sippet.errors import InvalidModel, InvalidOption, ModelNotFound, RemoteUnavailable, StorageError, UnsupportedModel
 from sippet.events import Status
 from sippet.models.manifest import Manifest, ModelFile, build_manifest
 from sippet.models.plan import MemoryLimit
@@ -76,9 +77,9 @@ def test_a_model_and_its_projector_come_together(tmp_path: Path) -> None:
             assert "vision" in model.manifest.facts.capabilities
             (weights,), projector = await store.open("pair")
             assert (weights.size, projector and projector.size) == (1_723_104, 1_456_768)
-            with pytest.raises(InvalidModel) as caught:
+            with pytest.raises(UnsupportedModel) as caught:
                 await store.add(server.url + "a/model.gguf", projector=server.url + "a/model.gguf", id="wrong")
-            assert caught.value.details["reason"] == "not_projector"
+            assert caught.value.details["reason"] == "not_a_projector"
 
     run(main())
 
@@ -421,18 +422,23 @@ asyncio.run(main())
 """
 
 
-def child(folder: Path, manifest: Manifest) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+@contextmanager
+def child(folder: Path, manifest: Manifest) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that installs a model; it ends with the block at the latest."""
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(CHILD), str(folder)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.stdin is not None
-    process.stdin.write(manifest.to_json())
-    process.stdin.close()
-    process.stdin = None
-    return process
+    ) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(manifest.to_json())
+            process.stdin.close()
+            process.stdin = None
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_process_that_is_killed_leaves_a_download_that_goes_on(tmp_path: Path) -> None:
@@ -447,11 +453,8 @@ def test_a_process_that_is_killed_leaves_a_download_that_goes_on(tmp_path: Path)
             kills = 0
             for limit in (300_000, 1_000_000, 700_000):
                 before = server.sent
-                process = child(tmp_path, manifest)
-                await until(lambda: server.sent - before >= limit or process.poll() is not None)  # noqa: B023
-                process.send_signal(signal.SIGKILL)
-                assert process.stderr is not None
-                await asyncio.to_thread(process.communicate)
+                with child(tmp_path, manifest) as process:
+                    await until(lambda: server.sent - before >= limit or process.poll() is not None)  # noqa: B023
                 kills += 1
                 assert await store_in(tmp_path).list() == []
             await store_in(tmp_path).add(manifest)
@@ -466,10 +469,34 @@ def test_two_processes_fetch_once(tmp_path: Path) -> None:
         server = ModelServer({"m.gguf": BIG}, pace=0.01, piece=16 << 10)
         async with server.running():
             manifest = manifest_of(BIG, server.url + "m.gguf")
-            processes = [child(tmp_path, manifest) for _ in range(2)]
-            for process in processes:
-                _, errors = await asyncio.to_thread(process.communicate)
-                assert process.returncode == 0, errors
+            with child(tmp_path, manifest) as one, child(tmp_path, manifest) as two:
+                for process in (one, two):
+                    _, errors = await asyncio.to_thread(process.communicate, timeout=40)
+                    assert process.returncode == 0, errors
             assert server.sent == len(BIG)
 
     run(main())
+
+
+def test_what_unfinished_downloads_left_is_deleted_and_installed_models_stay(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = ModelStore(FolderStorage(tmp_path))
+        model = await store.add(TINY)
+        left = tmp_path / "models" / "half-0-0" / "data"
+        left.mkdir(parents=True)
+        (left / "half.gguf").write_bytes(bytes(1000))
+        assert await store.remove_unfinished() == 1000
+        assert [found.id for found in await store.list()] == [model.id]
+        assert (await store.storage()).unfinished == {}
+
+    asyncio.run(main())
+
+
+def test_an_installed_models_plan_needs_no_network(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = ModelStore(FolderStorage(tmp_path))
+        model = await store.add(TINY, id="mine")
+        found = await store.estimate("mine", context={"n_ctx": 256})
+        assert (found.manifest.id, found.download, found.memory.n_ctx) == (model.id, 0, 256)
+
+    asyncio.run(main())

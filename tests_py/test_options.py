@@ -56,6 +56,7 @@ def test_an_unknown_option_is_named_with_the_nearest_one() -> None:
         ("logit_bias", {5: 1.0}), ("logprobs", 0), ("logprobs", True), ("emit_tokens", 1), ("context_key", ""),
         ("context_key", 7), ("samplers", ["temprature"]), ("samplers", "top_k"), ("tools", {}), ("tool_choice", "any"),
         ("media", b"bytes"), ("lora", [1]), ("mirostat", 3), ("grammar", 1),
+        ("template_kwargs", {"a": object}), ("endpoint_options", {"a": b""}),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:

@@ -7,18 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from leftovers import nothing_left
 from scripted_engine import HELLO, MODEL, ScriptedEngine, answer, delta, engines
 from sippet import Cancelled, EngineCrashed, EngineError, SchemaMismatch, SippClient, SippError, UsageError
 from sippet.runs import Run
 
 TEXTS = st.lists(st.text(alphabet="aß語🙂 .\n", max_size=6), max_size=30)
-
-
-async def nothing_left() -> None:
-    """No task but the test's own is alive."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @settings(max_examples=500, deadline=None)
@@ -61,6 +55,7 @@ def test_the_stream_is_the_final_text_whenever_it_is_cancelled(
                 if canceller:
                     await canceller
                 assert engine.running == []
+                assert client._endpoints["it"].scheduler.idle
         await nothing_left()
 
     asyncio.run(main())
@@ -106,6 +101,14 @@ def test_counts_of_a_cancelled_run_come_from_its_last_timings() -> None:
 
     usage = asyncio.run(main()).usage
     assert (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) == (6, 2, 1)
+
+
+def test_timings_are_fractions_where_the_engine_wrote_whole_numbers() -> None:
+    whole = {"prompt_ms": 12, "predicted_ms": 30, "prompt_per_second": 500, "predicted_per_second": 90}
+    timings = chat_of(*answer("Yes."), {"choices": [], "timings": whole}).timings
+    found = (timings.prefill_ms, timings.decode_ms, timings.prefill_tokens_per_second, timings.tokens_per_second)
+    assert found == (12.0, 30.0, 500.0, 90.0)
+    assert {type(value) for value in found} == {float}
 
 
 def test_reasoning_is_apart_from_the_text() -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, make_dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -32,6 +33,25 @@ class Shape:
     size: Literal["small", "large"] = "small"
     tags: dict[str, int] = field(default_factory=dict)
     note: str | None = None
+
+
+@dataclass
+class Tree:
+    name: str
+    branches: list[Tree] = field(default_factory=list)
+    parent: Tree | None = None
+
+
+@dataclass
+class Even:
+    """Contains itself by way of another class."""
+
+    next: Odd | None
+
+
+@dataclass
+class Odd:
+    next: Even | None
 
 
 class Person(TypedDict):
@@ -74,6 +94,60 @@ def test_a_typed_dictionary_has_a_schema() -> None:
 )  # fmt: skip
 def test_a_type_hint_has_a_schema(hint: Any, schema: dict[str, Any]) -> None:
     assert schema_of(hint) == schema
+
+
+def test_a_class_that_contains_itself_refers_to_its_definition() -> None:
+    here = {"$ref": "#/$defs/Tree"}
+    tree = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "branches": {"type": "array", "items": here},
+            "parent": {"anyOf": [here, {"type": "null"}]},
+        },
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+    assert schema_of(Tree) == {**here, "$defs": {"Tree": tree}}
+    assert schema_of(list[Tree]) == {"type": "array", "items": here, "$defs": {"Tree": tree}}
+
+
+def test_an_answer_becomes_nested_objects_of_one_class() -> None:
+    parse = parser_of(Tree, schema_of(Tree))
+    assert parse('{"name": "a", "branches": [{"name": "b", "parent": {"name": "c"}}]}') == Tree(
+        "a", [Tree("b", parent=Tree("c"))]
+    )
+    with pytest.raises(SchemaMismatch, match=r"branches\[0\] lacks name"):
+        parse('{"name": "a", "branches": [{}]}')
+
+
+@pytest.mark.parametrize("hint", [Even, Odd, dict[str, Even], tuple[Even, Odd], tuple[Odd, Even]])
+def test_classes_that_contain_each_other_have_a_schema_without_loose_ends(hint: Any) -> None:
+    schema = schema_of(hint)
+    named = re.findall(r'"\$ref": "#/\$defs/(\w+)"', json.dumps(schema))
+    assert named and set(named) <= set(schema["$defs"])
+    deep = {"next": {"next": {"next": None}}}
+    value: Any = {"a": deep} if hint == dict[str, Even] else [deep, deep] if hint not in (Even, Odd) else deep
+    assert mismatch(value, schema) is None
+    assert mismatch(json.loads(json.dumps(value).replace("null", "5")), schema)
+
+
+def test_two_classes_of_one_name_are_two_definitions() -> None:
+    def make(kind: type) -> type:
+        cls = make_dataclass("Node", [("value", kind), ("next", Any)])
+        cls.__annotations__["next"] = cls | None
+        return cls
+
+    schema = schema_of(tuple[make(int), make(str)])  # type: ignore[misc]
+    assert set(schema["$defs"]) == {"Node", "Node_2"}
+    assert mismatch([{"value": 1, "next": None}, {"value": "a", "next": None}], schema) is None
+    assert mismatch([{"value": 1, "next": None}, {"value": 2, "next": None}], schema)
+
+
+def test_an_answer_that_is_nested_without_end_is_refused() -> None:
+    text = '{"name": "a", "parent": ' * 20_000 + "null" + "}" * 20_000
+    with pytest.raises(SchemaMismatch, match="deep"):
+        parser_of(Tree, schema_of(Tree))(text)
 
 
 @pytest.mark.parametrize("hint", [object, print, 5, set, complex, list[object]])
@@ -136,6 +210,21 @@ def test_a_pydantic_model_is_taken() -> None:
     assert isinstance(user, User) and user.age == 5
     with pytest.raises(SchemaMismatch, match="minimum"):
         parser_of(User, schema)('{"name": "Ana", "age": -1}')
+
+
+def test_a_pydantic_model_keeps_its_definitions_inside_another_type() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Leaf(pydantic.BaseModel):  # type: ignore[name-defined, misc]
+        value: int
+
+    class Twig(pydantic.BaseModel):  # type: ignore[name-defined, misc]
+        leaves: list[Leaf]
+
+    Twig.model_rebuild(_types_namespace={"Leaf": Leaf})
+    schema = schema_of(dict[str, Twig])
+    assert mismatch({"a": {"leaves": [{"value": 1}]}}, schema) is None
+    assert mismatch({"a": {"leaves": [{"value": "x"}]}}, schema)
 
 
 VALID_AND_NOT: list[tuple[dict[str, Any] | bool, Any, Any]] = [

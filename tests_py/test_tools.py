@@ -9,12 +9,19 @@ import pytest
 from scripted_engine import HELLO, MODEL, ScriptedEngine, answer, engines
 from sippet import EngineInfo, InvalidOption, SippClient, Tool, tool_schema
 from sippet._generic_tools import rewrite
+from sippet.schema import mismatch
 from sippet.tools import Toolbox
 
 
 @dataclass
 class Place:
     city: str
+
+
+@dataclass
+class Tree:
+    name: str
+    branches: list[Tree]
 
 
 def weather(place: str, unit: Literal["C", "F"] = "C") -> str:
@@ -214,6 +221,55 @@ def test_a_forced_call_is_constrained_to_be_one() -> None:
     assert named["json_schema"]["properties"]["tool_call"]["properties"]["name"] == {"const": "travel"}
     declined = rewrite({**body, "tool_choice": "none"})
     assert "json_schema" not in declined and len(declined["messages"]) == 2
+
+
+def test_a_template_without_tools_gets_several_calls_at_once_where_they_are_allowed() -> None:
+    wanted = [
+        {"name": "weather", "arguments": {"place": "Rome"}},
+        {"name": "travel", "arguments": {"to": {"city": "A"}}},
+    ]
+
+    def script(body: Any) -> Any:
+        if any("returned" in message["content"] for message in body["messages"]):
+            return answer('{"response": "It is warm."}')
+        return answer(json.dumps({"tool_calls": wanted}))
+
+    result, engine = loop(script, template="none", parallel_tool_calls=True)
+    assert result.text == "It is warm."
+    first, second = engine.bodies
+    assert "parallel_tool_calls" not in first
+    (several, _) = first["json_schema"]["anyOf"]
+    assert mismatch({"tool_calls": wanted}, several) is None
+    assert mismatch({"tool_calls": []}, several)
+    assert json.loads(second["messages"][2]["content"]) == {"tool_calls": wanted}
+    assert [message["content"].split()[0] for message in second["messages"][3:]] == ["weather", "travel"]
+
+
+@pytest.mark.parametrize("allowed", [False, None])
+def test_a_template_without_tools_gets_one_call_at_a_time_otherwise(allowed: bool | None) -> None:
+    body = {"messages": HELLO, "tools": [tool_schema(weather)], "parallel_tool_calls": allowed}
+    one, _ = rewrite(body)["json_schema"]["anyOf"]
+    assert list(one["properties"]) == ["tool_call"]
+
+
+def test_a_parameter_that_contains_itself_is_described_and_built() -> None:
+    def plant(tree: Tree, copies: int = 1) -> str:
+        """Plant a tree."""
+        return f"{copies} x {tree.name} with {tree.branches[0].name}"
+
+    tree = {"name": "oak", "branches": [{"name": "twig", "branches": []}]}
+    schema = tool_schema(plant)
+    assert mismatch({"tree": tree}, schema["function"]["parameters"]) is None
+    assert asyncio.run(Toolbox([plant]).call("plant", json.dumps({"tree": tree}))) == "1 x oak with twig"
+    wrong = {"tree": {**tree, "branches": [{}]}}
+    told = asyncio.run(Toolbox([plant]).call("plant", json.dumps(wrong)))
+    assert told == '{"error": "tree.branches[0] lacks name"}'
+    # Told in words, the references still find their definitions.
+    body = {"messages": HELLO, "tools": [schema, tool_schema(weather)]}
+    rewritten = rewrite(body)["json_schema"]
+    call = {"name": "plant", "arguments": {"tree": tree}}
+    assert mismatch({"tool_call": call}, rewritten) is None
+    assert mismatch({"tool_call": {**call, "arguments": wrong}}, rewritten)
 
 
 def test_a_cut_off_answer_in_words_is_shown_as_it_is() -> None:

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from sippet.engines.wasm import default_threads, plan
 from sippet.errors import InvalidOption, UnsupportedEnvironment
 from sippet.platform import Environment
+
+ENVIRONMENT = Path(__file__).parents[1] / "static/js/environment.mjs"
+
+# Prints, for each place, what environment.mjs tells of it and which builds it takes for likely.
+PLACES = """
+import {environment, likelyBuild} from MODULE;
+const memory = globalThis.SharedArrayBuffer, validate = WebAssembly.validate;
+const define = (name, value) => Object.defineProperty(globalThis, name, {value, configurable: true});
+const found = [];
+for (const isolated of [true, false])
+  for (const shared of [true, false])
+    for (const cores of [1, 2, 16])
+      for (const relaxed of [true, false]) {
+        define("crossOriginIsolated", isolated);
+        define("SharedArrayBuffer", shared ? memory : undefined);
+        define("navigator", {hardwareConcurrency: cores});
+        WebAssembly.validate = (bytes) => bytes.length < 32 || relaxed; // the longer probe is that of relaxed SIMD
+        found.push([await environment(), likelyBuild(true), likelyBuild(false)]);
+      }
+WebAssembly.validate = validate;
+console.log(JSON.stringify(found));
+"""
 
 FULL = Environment(
     name="browser",
@@ -24,6 +50,22 @@ OPEN = dataclasses.replace(FULL, isolated=False)
 
 def without(**features: bool) -> Environment:
     return dataclasses.replace(FULL, **features)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine")
+def test_the_page_warms_up_the_build_that_is_planned() -> None:
+    program = PLACES.replace("MODULE", json.dumps(ENVIRONMENT.as_uri()))
+    told = subprocess.run(
+        ["node", "--input-type=module", "-e", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    places = json.loads(told.stdout)
+    for facts, threaded, single in places:
+        environment = Environment(**facts)
+        assert threaded == plan(environment).build, facts
+        assert single == plan(environment, wasm_threading="single-thread").build, facts
+    assert {build for _, threaded, single in places for build in (threaded, single)} == {
+        f"sippet-{threads}-{simd}" for threads in ("pthread", "single") for simd in ("relaxed", "simd128")
+    }
 
 
 def test_an_isolated_page_gets_threads_in_a_worker() -> None:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Sippet's two commands, and the steps that they are made of.
+"""Sippet's commands, and the steps that they are made of.
 
     python3 tools/dev.py serve [ARGUMENTS]   serve the chat page (arguments go to `sippet serve`)
     python3 tools/dev.py test [ARGUMENTS]    lint, types and all tests; with arguments, just `pytest ARGUMENTS`
+    python3 tools/dev.py bench [ARGUMENTS]   measure engines against each other (arguments go to `sippet bench`)
     python3 tools/dev.py check               lint and types alone
     python3 tools/dev.py setup               all set-up that `test` needs, without running anything
     python3 tools/dev.py vendor              fetch the browser's third-party files alone
@@ -27,7 +28,7 @@ import _browsers
 import _venv
 import build_wheel
 import vendor
-from _files import ROOT
+from _files import ROOT, cache_folder
 from _report import Steps, ToolError, run
 
 
@@ -69,7 +70,21 @@ def _test(arguments: list[str]) -> int:
     # Files in their own order, so that no worker goes back from tests_browser to tests_py: Playwright's synchronous
     # interface leaves its event loop running in the thread, where `asyncio.run` then refuses to start another.
     workers = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if (os.cpu_count() or 1) > 1 else []
-    return _replace("pytest", workers)
+    # Where nobody watches, the output must tell which test a run was at.
+    return _replace("pytest", [*workers, *(["-v"] if os.environ.get("CI") else [])])
+
+
+def _bench(arguments: list[str]) -> int:
+    steps = _set_up("test", 2)
+    with steps.step("Other engines, to compare with"):
+        vendor.ensure(
+            os.environ.get("SIPPET_VENDOR_FROM"),
+            lock_file=ROOT / "tools" / "bench" / "peers.lock.json",
+            folder=cache_folder() / "peers",
+        )
+    with steps.step("Browsers"):
+        os.environ.update(_browsers.ensure())
+    return _replace("sippet", ["bench", *arguments])
 
 
 def _check(arguments: list[str]) -> int:
@@ -117,6 +132,7 @@ def _no_arguments(command: str, arguments: list[str]) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "test": _test,
+    "bench": _bench,
     "check": _check,
     "setup": _setup,
     "vendor": _vendor,

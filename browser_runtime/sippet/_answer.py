@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,7 +68,7 @@ class Answer:
             usage=self._counts(),
             timings=self._times(started),
             endpoint=endpoint,
-            tool_calls=[self._tool_calls[i] for i in sorted(self._tool_calls)],
+            tool_calls=[_with_id(self._tool_calls[i]) for i in sorted(self._tool_calls)],
             cancel_reason=cancel_reason if self.finish_reason == "cancelled" else None,
             parsed=parse(text) if parse and self.finish_reason == "stop" else None,
             logprobs=self._logprobs,
@@ -96,13 +97,23 @@ class Answer:
     def _times(self, started: float) -> Timings:
         timings = self._timings
         return Timings(
-            prefill_ms=timings.get("prompt_ms"),
+            prefill_ms=_float(timings.get("prompt_ms")),
             time_to_first_token_ms=(self.times[0] - started) * 1e3 if self.times else None,
-            decode_ms=timings.get("predicted_ms"),
+            decode_ms=_float(timings.get("predicted_ms")),
             total_ms=(time.perf_counter() - started) * 1e3,
-            prefill_tokens_per_second=timings.get("prompt_per_second"),
-            tokens_per_second=timings.get("predicted_per_second"),
+            prefill_tokens_per_second=_float(timings.get("prompt_per_second")),
+            tokens_per_second=_float(timings.get("predicted_per_second")),
         )
+
+
+def _float(value: float | None) -> float | None:
+    """JSON from a tab's engine has whole numbers without a fraction."""
+    return None if value is None else float(value)
+
+
+def _with_id(call: dict[str, Any]) -> dict[str, Any]:
+    """A call with an id, which some models leave out and every reply to a call needs."""
+    return {**call, "id": call["id"] or f"call_{os.urandom(8).hex()}"}
 
 
 def _finish_reason(value: str) -> FinishReason:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ from .errors import UsageError
 from .protocol import rename, to_page, to_python
 
 if TYPE_CHECKING:
-    from .models.store import Installation, ModelStore
+    from .models.installation import Installation
+    from .models.store import ModelStore
 
 
 class ModelsBridge:
@@ -32,7 +32,7 @@ class ModelsBridge:
             params: ``op``, ``id`` or ``source``, and ``options``.
             progress: posts a status to the page.
         """
-        store, options = self._store(), to_python(params.get("options") or {})
+        store, options = self._store(), to_python(params.get("options") or {}, {"context": {}})
         match params.get("op"):
             case "add":
                 run = store.install(params.get("source"), on_progress=lambda s: progress(to_page(s)), **options)
@@ -56,14 +56,17 @@ class ModelsBridge:
                 found = await store.verify(params["id"], on_progress=lambda s: progress(to_page(s)), **options)
                 return {**to_page(found), "sound": found.sound}
             case "estimate":
-                return rename(dataclasses.asdict(await store.estimate(params.get("source"), **options)))
+                return rename((await store.estimate(params.get("source"), **options)).to_dict())
             case "storage":
                 return to_page(await store.storage())
             case "registry":
-                from .models.registry import DEFAULT_MODEL, MODELS
-
-                entries = [rename(entry.to_dict()) for entry in MODELS.values()]
-                return {"models": entries, "defaultModel": DEFAULT_MODEL}
+                entries = await store.registry()
+                listed = [rename(entry.to_dict()) for entry in entries.values()]
+                return {"models": listed, "defaultModel": next(iter(entries), None)}
+            case "removeUnfinished":
+                return await store.remove_unfinished()
+            case "memoryLimit":
+                return to_page(await store.memory_limit())
             case "persist":
                 return await store.persist()
         raise UsageError(f"client.models has no {params.get('op')!r}.")

@@ -12,10 +12,11 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-INSTRUCTION = (
-    "You can call these functions:\n{tools}\n\n"
-    'To call one, answer with JSON: {{"tool_call": {{"name": NAME, "arguments": ARGUMENTS}}}}.{otherwise}'
-)
+from . import _json
+
+INSTRUCTION = "You can call these functions:\n{tools}\n\n{how}{otherwise}"
+ONE = 'To call one, answer with JSON: {"tool_call": {"name": NAME, "arguments": ARGUMENTS}}.'
+SEVERAL = 'To call one or several, answer with JSON: {"tool_calls": [{"name": NAME, "arguments": ARGUMENTS}, ...]}.'
 OTHERWISE = ' To answer the user, use JSON too: {"response": TEXT}.'
 
 
@@ -38,10 +39,13 @@ def rewrite(body: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(choice, Mapping):
         tools = [tool for tool in tools if tool["name"] == choice["function"]["name"]]
     forced = choice != "auto"
+    several = body.get("parallel_tool_calls") is True
     text = INSTRUCTION.format(
-        tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools), otherwise="" if forced else OTHERWISE
+        tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools),
+        how=SEVERAL if several else ONE,
+        otherwise="" if forced else OTHERWISE,
     )
-    return {**rest, "messages": _with_system(messages, text), "json_schema": _schema(tools, forced)}
+    return {**rest, "messages": _with_system(messages, text), "json_schema": _schema(tools, forced, several)}
 
 
 async def parsed(stream: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[dict[str, Any], None]:
@@ -67,42 +71,58 @@ async def parsed(stream: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator
 
 def _final(text: str, reason: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = _json.loads(text)
     except ValueError:  # it was cut off
         return {"index": 0, "delta": {"content": text}, "finish_reason": reason}
-    call = value.get("tool_call") if isinstance(value, dict) else None
-    if call:
-        function = {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
-        calls = [{"index": 0, "id": "", "type": "function", "function": function}]
-        return {"index": 0, "delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}
-    answer = value.get("response") if isinstance(value, dict) else None
+    value = value if isinstance(value, dict) else {}
+    calls = [value["tool_call"]] if "tool_call" in value else value.get("tool_calls")
+    if calls:
+        functions = [{"name": c["name"], "arguments": json.dumps(c["arguments"], ensure_ascii=False)} for c in calls]
+        told = [{"index": i, "id": "", "type": "function", "function": f} for i, f in enumerate(functions)]
+        return {"index": 0, "delta": {"tool_calls": told}, "finish_reason": "tool_calls"}
+    answer = value.get("response")
     return {"index": 0, "delta": {"content": text if answer is None else str(answer)}, "finish_reason": reason}
 
 
-def _schema(tools: Sequence[Mapping[str, Any]], forced: bool) -> dict[str, Any]:
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool["name"]}, "arguments": tool.get("parameters") or {"type": "object"}},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
+def _schema(tools: Sequence[Mapping[str, Any]], forced: bool, several: bool) -> dict[str, Any]:
+    definitions: dict[str, Any] = {}
+    calls = []
+    for tool in tools:
+        parameters = tool.get("parameters") or {"type": "object"}
+        if "$ref" in json.dumps(parameters):
+            # What refers to its own document must find it where it is now.
+            definitions[tool["name"]] = _moved(parameters, f"#/$defs/{tool['name']}")
+            parameters = {"$ref": f"#/$defs/{tool['name']}"}
+        calls.append(_object(name={"const": tool["name"]}, arguments=parameters))
+    call = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    called = _object(tool_calls={"type": "array", "items": call, "minItems": 1}) if several else _object(tool_call=call)
+    schema = called if forced else {"anyOf": [called, _object(response={"type": "string"})]}
+    return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema whose references inside its document start at ``place``."""
+    if isinstance(schema, Mapping):
+        return {
+            key: place + value[1:]
+            if key == "$ref" and isinstance(value, str) and value[:1] == "#"
+            else _moved(value, place)
+            for key, value in schema.items()
         }
-        for tool in tools
-    ]
-    call = _object("tool_call", calls[0] if len(calls) == 1 else {"anyOf": calls})
-    return call if forced else {"anyOf": [call, _object("response", {"type": "string"})]}
-
-
-def _object(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": False}
+    return [_moved(item, place) for item in schema] if isinstance(schema, list) else schema
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message that any template can render."""
     if message.get("tool_calls"):
-        function = message["tool_calls"][0]["function"]
-        call = {"name": function["name"], "arguments": json.loads(function["arguments"] or "{}")}
-        return {"role": "assistant", "content": json.dumps({"tool_call": call}, ensure_ascii=False)}
+        functions = [call["function"] for call in message["tool_calls"]]
+        calls = [{"name": f["name"], "arguments": _json.loads(f["arguments"] or "{}")} for f in functions]
+        said = {"tool_calls": calls} if len(calls) > 1 else {"tool_call": calls[0]}
+        return {"role": "assistant", "content": json.dumps(said, ensure_ascii=False)}
     if message["role"] == "tool":
         return {"role": "user", "content": f"{message.get('name', 'The function')} returned: {message['content']}"}
     return dict(message)

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import platform
+from ._contexts import identifier
 from .capabilities import ENGINES, refuse_unsupported_runtime
 from .config import RuntimeConfig
 from .endpoints import LocalModel
+from .engines._hosted import HostedEngine, ModelFiles
 from .engines.base import Engine
 from .engines.sippet_wasm import SippetEngine
 from .engines.wasm import EngineChoice, WasmPlan, plan
 from .engines.wllama import WllamaEngine
-from .errors import AssetError, EngineCrashed, InvalidOption, UnsupportedOption
+from .errors import AssetError, EngineCrashed, InvalidOption, RemoteError, UnsupportedOption
 from .events import Status
-from .models.gguf import GgufHeader, check_model, check_shards, read_header
-from .models.pairing import check_adapter, check_projector, pooling_of
+from .models.checks import check_model, check_shards
+from .models.fitting import fitted, require_memory
+from .models.gguf import read_header
+from .models.header import GgufHeader
+from .models.pairing import check_adapter, check_projector
 from .platform.base import EngineAssets
 
 if TYPE_CHECKING:
+    from ._room import Room
     from .client import ClientOptions
 
 REPORT_EVERY = 0.1  # seconds between two reports of a download
-DEFAULT_CONTEXT = 4096  # tokens; a larger context is the caller's choice, for its memory
 RATE_OVER = 3.0  # seconds that the rate is averaged over
 
 
-async def load(model: LocalModel, options: ClientOptions, progress: Callable[[Status], None]) -> Engine:
+async def load(model: LocalModel, options: ClientOptions, progress: Callable[[Status], None], room: Room) -> Engine:
     """Fetch and load ``model``.
 
     Args:
         model: what to load.
         options: where and how the engine runs.
         progress: called with every step.
+        room: the memory for it.
     """
     place = platform.current()
     progress(Status("checking", "Checking what this place can do."))
@@ -55,31 +59,72 @@ async def load(model: LocalModel, options: ClientOptions, progress: Callable[[St
         _refuse_gpu_options(runtime)
     place.trust(options.trusted_origins)
     _check_addresses(place, options)
+    if not how.gpu:
+        await _require_room(model, runtime, environment, room)
     sources = [await place.open_source(source, Download(progress)) for source in model.sources]
-    header = await check(sources)
-    projector, adapters = None, []
-    if model.projector is not None:
-        projector = await place.open_source(model.projector, Download(progress))
-        check_projector(await read_header(projector), header)
-    for adapter in model.lora:
-        adapters.append(await place.open_source(adapter, Download(progress)))
-        check_adapter(await read_header(adapters[-1]), header)
+    headers = await check(sources)
+    projector, adapters, extra = await open_companions(place, model, headers[0], progress)
+    runtime = fitted(runtime, headers[0])
+    memory = 0  # on a GPU it takes the GPU's
+    if not how.gpu:
+        memory = require_memory(headers, runtime.context, environment, extra, room.taken()).total
+        room.reserve(memory)
     progress(Status("loading", "Loading the model into memory.", sum(source.size for source in sources)))
-    files = _Files(
+    files = ModelFiles(
         [place.engine_file(source) for source in sources],
         place.engine_file(projector) if projector else None,
         [place.engine_file(adapter) for adapter in adapters],
     )
-    return await _start(place, options, environment, how, files, fitted(runtime, header))
+    engine = await _start(place, options, environment, how, files, runtime)
+    engine.memory = memory
+    if engine.info.engine == "sippet" and not adapters:  # what a slot has computed depends on their scales
+        engine.identify = identifier(sources, projector, runtime.context, "sippet")
+    return engine
 
 
-@dataclass(frozen=True)
-class _Files:
-    """A model's files as an engine host takes them."""
+async def _require_room(
+    model: LocalModel, runtime: RuntimeConfig, environment: platform.Environment, room: Room
+) -> None:
+    """Refuse a model at an address by its headers, before the rest is fetched.
 
-    shards: Sequence[Any]
-    projector: Any
-    lora: Sequence[Any]
+    Raises:
+        ModelTooLarge: it would not fit.
+        ModelError: it is no sound model.
+    """
+    if not all(isinstance(source, str) for source in model.sources):
+        return
+    from .models._peek import read_headers  # only here: most models are installed ones
+    from .models.sources import find
+    from .platform.http import default_client
+
+    projector = model.projector if isinstance(model.projector, str) else None
+    http = default_client()
+    try:
+        found, manifest = await read_headers(await find(list(model.sources), http, projector=projector), http)
+    except RemoteError:  # a server that can't be asked for a part may still send the whole
+        return
+    finally:
+        await http.close()
+    count = len(manifest.files)
+    headers, extra = found[:count], found[count:]
+    context = fitted(runtime, headers[0]).context
+    room.reserve(require_memory(headers, context, environment, extra, room.taken()).total)
+
+
+async def open_companions(
+    place: platform.Platform, model: LocalModel, header: GgufHeader, progress: Callable[[Status], None]
+) -> tuple[platform.Source | None, list[platform.Source], list[GgufHeader]]:
+    """The projector and the adapters that go with a model, checked to be of this very model, and their headers."""
+    projector, adapters, headers = None, [], []
+    if model.projector is not None:
+        projector = await place.open_source(model.projector, Download(progress))
+        headers.append(await read_header(projector))
+        check_projector(headers[0], header)
+    for source in model.lora:
+        adapters.append(await place.open_source(source, Download(progress)))
+        headers.append(await read_header(adapters[-1]))
+        check_adapter(headers[-1], header)
+    return projector, adapters, headers
 
 
 async def _start(
@@ -87,17 +132,17 @@ async def _start(
     options: ClientOptions,
     environment: platform.Environment,
     how: WasmPlan,
-    files: _Files,
+    files: ModelFiles,
     runtime: RuntimeConfig,
 ) -> Engine:
     """Load the model into the engine of the plan; where our own can't start, into the fallback."""
 
-    async def start(engine: type[SippetEngine] | type[WllamaEngine]) -> Engine:
+    async def start(engine: type[HostedEngine]) -> Engine:
         assets = place.engine_assets(how.build)
         if options.module_url and options.wasm_url:
             assets = EngineAssets(options.module_url, options.wasm_url, assets.pthread_url)
         port = place.engine_port(how.mode, options.worker_url)
-        return await engine.load(port, assets, files.shards, how, runtime, projector=files.projector, lora=files.lora)
+        return await engine.load(port, assets, files, how, runtime)
 
     if how.engine == "wllama":
         return await start(WllamaEngine)
@@ -124,30 +169,12 @@ def _honouring(
     return how
 
 
-async def check(sources: Sequence[platform.Source]) -> GgufHeader:
-    """Refuse what is not a sound model before any engine sees it. Returns the first file's header."""
+async def check(sources: Sequence[platform.Source]) -> list[GgufHeader]:
+    """Refuse what is not a sound model before any engine sees it. Returns the headers of its files."""
     headers = [await read_header(source) for source in sources]
     check_shards(headers)
     check_model(headers[0])
-    return headers[0]
-
-
-def fitted(runtime: RuntimeConfig, header: GgufHeader) -> RuntimeConfig:
-    """The configuration with what the model file decides: context size, and whether and how it embeds."""
-    context = runtime.context
-    changes: dict[str, Any] = {}
-    if context.n_ctx is None:
-        changes["n_ctx"] = min(header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    embeds = pooling_of(header) is not None if context.embeddings is None else context.embeddings
-    changes["embeddings"] = embeds
-    if embeds:
-        # A text that is pooled must be computed in one go.
-        whole = context.n_ctx or changes["n_ctx"]
-        changes["n_ubatch"] = context.n_ubatch or whole
-        changes["n_batch"] = context.n_batch or whole
-        if context.pooling is None and pooling_of(header) is None:
-            changes["pooling"] = "mean"
-    return dataclasses.replace(runtime, context=dataclasses.replace(context, **changes))
+    return headers
 
 
 def _refuse_gpu_options(runtime: RuntimeConfig) -> None:

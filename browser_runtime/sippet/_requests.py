@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from . import _generic_tools, _media
+from . import _generic_tools, _media, _stops
 from ._endpoint import Endpoint
 from ._scheduler import Slot
 from .capabilities import refuse_unsupported
@@ -100,10 +100,14 @@ class TextRequest:
             slot: the slot that the request holds.
         """
         body = dict(self._body)
+        stops: list[str] = []
         if self._target.ref.kind == "local":
+            stops = body.pop("stop", [])
             body["id_slot"] = slot.index
             body["cache_prompt"] = slot.own and self._target.runtime.cache.prompt_cache
         stream = engine.stream(self._kind, body, self._files)
+        if stops:
+            stream = _stops.until(stream, stops)
         return _generic_tools.parsed(stream) if self._generic_tools else stream
 
 

@@ -42,7 +42,7 @@ async def run(
         result = await _one(answer, conversation, toolbox, tool_choice if not steps else None, on_tokens)
         steps.append(result)
         message: dict[str, Any] = {"role": "assistant", "content": result.text}
-        calls = [_named(call, len(conversation), number) for number, call in enumerate(result.tool_calls)]
+        calls = result.tool_calls
         if calls:
             message["tool_calls"] = calls
         add(message)
@@ -70,11 +70,6 @@ async def _one(
         return await step
     finally:
         step.cancel("the tool loop ended")  # does nothing where the step is complete
-
-
-def _named(call: Mapping[str, Any], turn: int, number: int) -> dict[str, Any]:
-    """A call with an id, which some models leave out and every reply needs."""
-    return {**call, "id": call.get("id") or f"call_{turn}_{number}"}
 
 
 def _result(conversation: list[dict[str, Any]], steps: list[TextResult]) -> ToolsResult:

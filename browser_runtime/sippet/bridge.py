@@ -110,6 +110,12 @@ class Bridge:
     async def _apply_template(self, number: int, params: Mapping[str, Any]) -> Any:
         return await self._opened().apply_template(params.get("messages"), **_options(params))  # type: ignore[arg-type]
 
+    async def _save_context(self, number: int, params: Mapping[str, Any]) -> Any:
+        return await self._opened().save_context(params.get("key"), **_options(params))  # type: ignore[arg-type]
+
+    async def _forget_context(self, number: int, params: Mapping[str, Any]) -> None:
+        await self._opened().forget_context(params.get("key"), **_options(params))  # type: ignore[arg-type]
+
     async def _run_tools(self, number: int, params: Mapping[str, Any]) -> Any:
         tools: list[Any] = [self._page_tool(number, schema) for schema in params.get("tools") or ()]
         tools += python_tools(params.get("python") or "")

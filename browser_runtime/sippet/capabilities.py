@@ -25,6 +25,7 @@ ENGINES: Mapping[str, Backend] = {
 
 _WLLAMA = {
     "n_threads_batch": "this build has one number of threads for prefill and decode",
+    "continuous_batching": "in this build a new request always joins",
 }
 
 _SIPPET = dict.fromkeys(

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+import dataclasses
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from . import _requests, _tool_loop
+from ._contexts import SavedContexts
 from ._endpoint import Endpoint
+from ._endpoints import Endpoints
 from ._engines import open_engine
 from ._fields import build, check, option
+from ._room import Room
 from .capabilities import refuse_unsupported
-from .config import RuntimeConfig
 from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
 from .engines.base import CallKind, Engine, StreamKind
 from .engines.wasm import EngineChoice
-from .errors import AmbiguousEndpoint, ClientClosed, EndpointNotFound, InvalidOption, SippError, UnsupportedOperation
+from .errors import ClientClosed, InvalidOption, SippError, UnsupportedOperation
 from .events import ClientEvent, Status
 from .messages import Messages, check_messages
 from .options import EmbedOptions, TextOptions
@@ -47,6 +50,10 @@ class ClientOptions:
     wasm_url: str | None = option("Another engine's WASM file; needs module_url too.")
     worker_url: str | None = option("Another engine worker script.")
     trusted_origins: Sequence[str] = option("More origins that engine files may come from.", factory=tuple)
+    browser_cache: bool = option(
+        "Install a model that is given by its address, so that it is fetched once; `models.remove` frees it.",
+        default=False,
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -72,22 +79,21 @@ class SippClient:
             options: the fields of :class:`ClientOptions`.
         """
         self.options = build(ClientOptions, options, "SippClient()")
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints = Endpoints(self._open, self._on_state)
         self._listeners: list[Callable[[ClientEvent], Any]] = []
-        self._adding: set[asyncio.Task[Endpoint]] = set()
-        self._retiring: dict[asyncio.Task[None], Endpoint] = {}
         self._closing: asyncio.Task[None] | None = None
         self._models: ModelStore | None = None
+        self._opened = AsyncExitStack()
 
     @property
     def state(self) -> ClientState:
         """``ready``, ``loading`` while an endpoint is added, ``closed``."""
-        return "closed" if self._closing else "loading" if self._adding else "ready"
+        return "closed" if self._closing else self._endpoints.state
 
     @property
     def endpoints(self) -> list[EndpointRef]:
         """The endpoints, in the order in which they were added."""
-        return [endpoint.ref for endpoint in self._endpoints.values()]
+        return self._endpoints.refs
 
     @property
     def models(self) -> ModelStore:
@@ -95,8 +101,14 @@ class SippClient:
         if self._models is None:
             from .models.store import ModelStore  # not before it is needed: it would make every start slower
 
-            self._models = ModelStore()
+            self._models = self._opened.push_async_exit(ModelStore())
         return self._models
+
+    @property
+    def _contexts(self) -> SavedContexts:
+        from .platform.storage import default_storage
+
+        return SavedContexts(default_storage())
 
     def subscribe(self, callback: Callable[[ClientEvent], Any]) -> Callable[[], None]:
         """Call ``callback`` with every event. Returns what ends the subscription.
@@ -134,11 +146,8 @@ class SippClient:
         if not isinstance(descriptor, Descriptor):
             names = ", ".join(cls.__name__ for cls in DESCRIPTORS.values())
             raise InvalidOption("descriptor", f"add() takes one of {names}, not {type(descriptor).__name__}.")
-        task = asyncio.ensure_future(self._open(id, descriptor))
-        self._adding.add(task)
-        self._emit("state", id, state=self.state)
         try:
-            endpoint = await task
+            endpoint = await self._endpoints.add(id, descriptor)
         except asyncio.CancelledError:
             if self._closing:
                 raise ClientClosed("The client was closed while the endpoint was added.") from None
@@ -146,12 +155,6 @@ class SippClient:
         except SippError as error:
             _report(descriptor, Status("error", str(error)))
             raise
-        finally:
-            self._adding.discard(task)
-            self._emit("state", id, state=self.state)
-        old, self._endpoints[id] = self._endpoints.get(id), endpoint
-        if old:
-            await asyncio.shield(self._retire(old))
         _report(descriptor, Status("ready", "Ready."))
         for reason in endpoint.info.degraded:
             self._emit("degraded", id, reason=reason)
@@ -166,9 +169,7 @@ class SippClient:
             await client.add("spare", LocalModel("tiny-chat-f16"))
             await client.remove("spare")
         """
-        endpoint = self._find(id)
-        del self._endpoints[endpoint.ref.id]
-        await asyncio.shield(self._retire(endpoint, "the endpoint was removed"))
+        await self._endpoints.remove(self._find(id))
 
     def query(self, prompt: str, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
         """Continue a raw prompt; no chat template is applied.
@@ -353,6 +354,62 @@ class SippClient:
         """
         return str((await self._call("template", {"messages": check_messages(messages)}, endpoint))["prompt"])
 
+    async def save_context(self, key: str, *, endpoint: str | EndpointRef | None = None) -> int:
+        """Keep a conversation on this device: after a reload, the next request with this ``context_key`` to the same
+        model computes only what is new.
+
+        Example::
+
+            await client.chat([{"role": "user", "content": "My name is Tom."}], context_key="tom", max_tokens=20)
+            print(await client.save_context("tom"))
+
+        What is kept is the model's cache, not the messages: the program keeps those. It holds what was said, in a form
+        that this model can read; :meth:`forget_context` deletes it.
+
+        Args:
+            key: the conversation's ``context_key``.
+            endpoint: which one; may be left out where there is only one.
+
+        Returns:
+            bytes that it takes.
+
+        Raises:
+            InvalidOption: no conversation of that key is in memory.
+            UnsupportedOperation: this endpoint can't.
+            StorageError: there is no room.
+        """
+        target = self._find(endpoint)
+        if key not in target.scheduler.keys:
+            raise InvalidOption(
+                "key", f"No conversation {key!r} is in memory.", hint="Save it after a run that had it."
+            )
+
+        async def work() -> int:
+            async with target.working(key) as (engine, slot):
+                return await self._contexts.save(engine, slot.index, key)
+
+        return await self._start(target, Run(work, endpoint=target.ref.id))
+
+    async def forget_context(self, key: str, *, endpoint: str | EndpointRef | None = None) -> None:
+        """Delete what :meth:`save_context` kept of a conversation, if anything.
+
+        Example::
+
+            await client.forget_context("tom")
+
+        Args:
+            key: the conversation's ``context_key``.
+            endpoint: forget it with this endpoint's model only; where it isn't given, with every model, also such as
+                are not loaded.
+        """
+        if not isinstance(key, str):
+            raise InvalidOption("key", f"key must be a string, not {type(key).__name__}.")
+        self._check_open()
+        if endpoint is None:
+            await self._contexts.forget_everywhere(key)
+        else:
+            await self._contexts.forget(await self._find(endpoint).ready(), key)
+
     async def run_tools(
         self,
         messages: Messages,
@@ -411,13 +468,8 @@ class SippClient:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        for task in self._adding:
-            task.cancel()
-        if self._adding:
-            await asyncio.wait(self._adding)
-        reason = "the client was closed"
-        endpoints, self._endpoints = [*self._endpoints.values(), *self._retiring.values()], {}
-        await asyncio.gather(*(endpoint.close(reason) for endpoint in endpoints))
+        await self._endpoints.close("the client was closed")
+        await self._opened.aclose()
         self._emit("closed", None)
         self._listeners.clear()
 
@@ -429,34 +481,12 @@ class SippClient:
     ) -> None:
         await self.close()
 
-    async def _open(self, id: str, descriptor: Descriptor) -> Endpoint:
+    async def _open(self, id: str, descriptor: Descriptor, room: Room) -> Engine:
         def progress(status: Status) -> None:
             _report(descriptor, status)
             self._emit("progress", id, status=status)
 
-        def load() -> Coroutine[Any, Any, Engine]:
-            return open_engine(descriptor, self.options, progress, lambda: self.models)
-
-        engine = await load()
-        ref = EndpointRef(descriptor.kind, id, engine.info)
-        runtime = (
-            RuntimeConfig.of(descriptor.runtime)
-            if isinstance(descriptor, LocalModel)
-            else RuntimeConfig.of({"scheduler": {"max_queued_requests": descriptor.max_queued_requests}})
-        )
-        adapters = len(descriptor.lora) if isinstance(descriptor, LocalModel) else 0
-
-        def tell(state: str) -> None:
-            self._emit("state", id, state=state)
-
-        return Endpoint(ref, engine, load, runtime, adapters=adapters, on_state=tell)
-
-    def _retire(self, endpoint: Endpoint, reason: str | None = None) -> asyncio.Task[None]:
-        """Free an endpoint that no request can name any more."""
-        task = asyncio.ensure_future(endpoint.close(reason))
-        self._retiring[task] = endpoint
-        task.add_done_callback(self._retiring.pop)
-        return task
+        return await open_engine(descriptor, self.options, progress, lambda: self.models, room)
 
     def _text(
         self,
@@ -472,7 +502,10 @@ class SippClient:
 
         async def chunks() -> AsyncGenerator[dict[str, Any], None]:
             await request.prepare()
-            async with target.working(parsed.context_key) as (engine, slot):
+            key = parsed.context_key
+            async with target.working(key) as (engine, slot):
+                if key is not None and not slot.own and await self._contexts.restore(engine, slot.index, key):
+                    slot = dataclasses.replace(slot, own=True)
                 run._computing()
                 self._emit("request_started", target.ref.id)
                 stream = request.stream(engine, slot)
@@ -516,21 +549,14 @@ class SippClient:
 
     def _find(self, endpoint: str | EndpointRef | None) -> Endpoint:
         self._check_open()
-        if endpoint is None:
-            if len(self._endpoints) == 1:
-                return next(iter(self._endpoints.values()))
-            if not self._endpoints:
-                raise EndpointNotFound("The client has no endpoint yet.", hint="Add one with client.add(...).")
-            raise AmbiguousEndpoint(f"{len(self._endpoints)} endpoints could serve: {', '.join(self._endpoints)}.")
-        name = endpoint.id if isinstance(endpoint, EndpointRef) else endpoint
-        if name not in self._endpoints:
-            known = ", ".join(self._endpoints) or "none"
-            raise EndpointNotFound(f"There is no endpoint {name!r}.", hint=f"Known endpoints: {known}.")
-        return self._endpoints[name]
+        return self._endpoints.find(endpoint)
 
     def _check_open(self) -> None:
         if self._closing:
             raise ClientClosed("The client is closed.")
+
+    def _on_state(self, id: str, state: str) -> None:
+        self._emit("state", id, state="closed" if self._closing else state)
 
     def _emit(self, type: Any, endpoint: str | None, **data: Any) -> None:
         event = ClientEvent(type, endpoint, data)

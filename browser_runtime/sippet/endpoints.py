@@ -26,7 +26,7 @@ class LocalModel:
 
     Args:
         source: a URL, a path (CPython), a user's ``File`` (browser), a list of shards of one of these kinds, the id of
-            an installed model, or a registered name, which is installed first.
+            an installed model, or a registered name or a manifest's URL, which is installed first.
         projector: the model's image projector, from the same kinds of source.
         lora: LoRA adapters; a request turns them on by their place in this list.
         backend: ``cpu``, ``webgpu``, or ``auto``.

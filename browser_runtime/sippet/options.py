@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,7 +76,10 @@ class TextOptions(SamplingOptions):
     max_tokens: int | None = option(
         "Most tokens to generate; by default up to the end of the context.", low=1, unit="tokens"
     )
-    stop: str | Sequence[str] | None = option("Text that ends the answer; it is not part of it.")
+    stop: str | Sequence[str] | None = option(
+        "Text that ends the answer; it is not part of it. What only looked like its start is told; a llama-server "
+        "loses it at the limit of tokens."
+    )
     logprobs: int | None = option("Report this many likeliest tokens at each position.", low=1, high=20)
     emit_tokens: bool = option("Stream: `async for batch in run.tokens`.", default=False)
     tools: Sequence[Mapping[str, Any]] | None = option("Functions that the model may call, OpenAI-shaped.")
@@ -117,6 +121,8 @@ class TextOptions(SamplingOptions):
         if self.tools and (self.grammar is not None or self.json_schema is not None):
             name = "grammar" if self.grammar is not None else "json_schema"
             raise InvalidOption(name, f"tools and {name} exclude each other.", hint="Make two requests.")
+        for name in ("tools", "tool_choice", "template_kwargs", "endpoint_options", "provider_options"):
+            _check_json(name, getattr(self, name))
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise InvalidOption("tool_choice", "tool_choice asks for a function, but tools is empty.")
 
@@ -152,10 +158,10 @@ def to_body(options: TextOptions, defaults: SamplingOptions | None = None, *, ch
     if options.lora is not None:
         body["lora"] = [{"id": number, "scale": scale} for number, scale in options.lora.items()]
     if options.template_kwargs is not None:
-        body["chat_template_kwargs"] = dict(options.template_kwargs)
+        body["chat_template_kwargs"] = _plain(options.template_kwargs)
     for bucket in ("endpoint_options", "provider_options"):
         if getattr(options, bucket) is not None:
-            body[bucket] = dict(getattr(options, bucket))
+            body[bucket] = _plain(getattr(options, bucket))
     return body
 
 
@@ -163,6 +169,13 @@ def _sampling(options: SamplingOptions) -> dict[str, Any]:
     names = (item.name for item in dataclasses.fields(SamplingOptions))
     values = ((name, getattr(options, name)) for name in names)
     return {name: _plain(value) for name, value in values if value is not None and value is not False}
+
+
+def _check_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(_plain(value))
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(name, f"{name} must hold JSON values only: {error}.") from error
 
 
 def _plain(value: Any) -> Any:

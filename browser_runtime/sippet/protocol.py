@@ -15,7 +15,7 @@ from typing import Any
 
 METHODS = (
     "open", "add", "remove", "query", "chat", "embed", "rerank", "tokenize", "detokenize", "applyTemplate", "runTools",
-    "toolResult", "models", "cancel", "environment", "close",
+    "saveContext", "forgetContext", "toolResult", "models", "cancel", "environment", "close",
 )  # fmt: skip
 REPLIES = ("result", "error", "progress", "tokens", "step", "call", "event")
 

@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from . import _json
 from .errors import InvalidOption, SchemaMismatch
 
 Json = dict[str, Any]
@@ -37,74 +38,121 @@ def schema_of(hint: Any) -> Json:
 
     Args:
         hint: a type hint, dataclass, ``TypedDict``, enumeration or pydantic model; a mapping is a schema already.
+            A class that contains itself is under ``$defs``, and referred to.
 
     Raises:
         InvalidOption: there is no JSON for it.
     """
     if isinstance(hint, Mapping):
         return dict(hint)
-    if hasattr(hint, "model_json_schema"):
-        return dict(hint.model_json_schema())
-    if isinstance(hint, typing.Hashable) and hint in _PLAIN:
-        return dict(_PLAIN[hint])
-    made = _schema_of_class(hint) if isinstance(hint, type) else _schema_of_generic(hint)
-    if made is None:
-        raise InvalidOption(
-            "json_schema",
-            f"There is no JSON schema for {hint!r}.",
-            hint="Use a mapping, a dataclass, a TypedDict, a pydantic model, or types made of str, int, float, bool, "
-            "list, dict, Literal and None.",
-        )
-    return made
+    maker = SchemaMaker()
+    return maker.closed(maker.make(hint))
 
 
-def _schema_of_class(cls: type) -> Json | None:
-    if dataclasses.is_dataclass(cls):
+class SchemaMaker:
+    """Makes schemas that share one document: those of the parameters of a function, say."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[str, Json] = {}
+        self._names: dict[type, str] = {}
+        self._open: list[type] = []
+
+    def closed(self, schema: Json) -> Json:
+        """A document's outermost schema, with the definitions that the schemas in it refer to."""
+        return {**schema, "$defs": self._definitions} if self._definitions else schema
+
+    def make(self, hint: Any) -> Json:
+        """The schema of a type, for a place in the document.
+
+        Raises:
+            InvalidOption: there is no JSON for it.
+        """
+        if hasattr(hint, "model_json_schema"):
+            return self._of_pydantic(hint)
+        if isinstance(hint, typing.Hashable) and hint in _PLAIN:
+            return dict(_PLAIN[hint])
+        made = self._of_class(hint) if isinstance(hint, type) else self._of_generic(hint)
+        if made is None:
+            raise InvalidOption(
+                "json_schema",
+                f"There is no JSON schema for {hint!r}.",
+                hint="Use a mapping, a dataclass, a TypedDict, a pydantic model, or types made of str, int, float, "
+                "bool, list, dict, Literal and None.",
+            )
+        return made
+
+    def _of_pydantic(self, model: Any) -> Json:
+        """Its definitions become the document's, with its name before theirs."""
+        name = self._name(model)
+        schema = dict(model.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}"))
+        for inner, definition in schema.pop("$defs", {}).items():
+            self._definitions[f"{name}.{inner}"] = definition
+        return schema
+
+    def _of_class(self, cls: type) -> Json | None:
+        if issubclass(cls, enum.Enum):
+            return {"enum": [member.value for member in cls]}
+        if not dataclasses.is_dataclass(cls) and not typing.is_typeddict(cls):
+            return None
+        if cls in self._open:  # inside itself
+            return {"$ref": f"#/$defs/{self._name(cls)}"}
+        self._open.append(cls)
+        schema = self._of_fields(cls)
+        self._open.pop()
+        if cls not in self._names:
+            return schema
+        self._definitions[self._names[cls]] = schema
+        return {"$ref": f"#/$defs/{self._names[cls]}"}
+
+    def _of_fields(self, cls: type) -> Json:
         hints = get_type_hints(cls, include_extras=True)
-        fields = [item for item in dataclasses.fields(cls) if item.init]
-        needed = [
-            item.name
-            for item in fields
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        ]
-        return _object({item.name: schema_of(hints[item.name]) for item in fields}, needed)
-    if typing.is_typeddict(cls):
-        hints = get_type_hints(cls, include_extras=True)
+        if dataclasses.is_dataclass(cls):
+            fields = [item for item in dataclasses.fields(cls) if item.init]
+            needed = [
+                item.name
+                for item in fields
+                if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+            ]
+            return _object({item.name: self.make(hints[item.name]) for item in fields}, needed)
         required: frozenset[str] = getattr(cls, "__required_keys__", frozenset())
         # A hint that is written as a text hides Required and NotRequired from the class, not from get_type_hints.
         marks = {name: get_origin(hint) for name, hint in hints.items()}
         needed = [
             n for n, m in marks.items() if m is typing.Required or (m is not typing.NotRequired and n in required)
         ]
-        return _object({name: schema_of(hint) for name, hint in hints.items()}, needed)
-    if issubclass(cls, enum.Enum):
-        return {"enum": [member.value for member in cls]}
-    return None
+        return _object({name: self.make(hint) for name, hint in hints.items()}, needed)
 
+    def _of_generic(self, hint: Any) -> Json | None:
+        origin, args = get_origin(hint), get_args(hint)
+        if origin is typing.Annotated:
+            notes = [note for note in args[1:] if isinstance(note, str)]
+            return {**self.make(args[0]), **({"description": notes[0]} if notes else {})}
+        if origin in (typing.Required, typing.NotRequired):
+            return self.make(args[0])
+        if origin is Literal:
+            return {"enum": list(args)}
+        if origin in (Union, types.UnionType):
+            return {"anyOf": [self.make(arg) for arg in args]}
+        if origin is tuple and args and args[-1] is not Ellipsis:
+            return {
+                "type": "array",
+                "prefixItems": [self.make(a) for a in args],
+                "minItems": len(args),
+                "maxItems": len(args),
+            }
+        if isinstance(origin, type) and issubclass(origin, Mapping):
+            return {"type": "object", "additionalProperties": self.make(args[1]) if args else {}}
+        if isinstance(origin, type) and issubclass(origin, (Sequence, set, frozenset)):
+            return {"type": "array", "items": self.make(args[0]) if args else {}}
+        return None
 
-def _schema_of_generic(hint: Any) -> Json | None:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is typing.Annotated:
-        notes = [note for note in args[1:] if isinstance(note, str)]
-        return {**schema_of(args[0]), **({"description": notes[0]} if notes else {})}
-    if origin in (typing.Required, typing.NotRequired):
-        return schema_of(args[0])
-    if origin is Literal:
-        return {"enum": list(args)}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [schema_of(arg) for arg in args]}
-    if origin is tuple and args and args[-1] is not Ellipsis:
-        return {
-            "type": "array",
-            "prefixItems": [schema_of(a) for a in args],
-            "minItems": len(args),
-            "maxItems": len(args),
-        }
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": schema_of(args[1]) if args else {}}
-    if isinstance(origin, type) and issubclass(origin, (Sequence, set, frozenset)):
-        return {"type": "array", "items": schema_of(args[0]) if args else {}}
-    return None
+    def _name(self, cls: type) -> str:
+        """A class's name among the definitions; a number tells classes of the same name apart."""
+        if cls not in self._names:
+            taken = [other.__name__ for other in self._names]
+            same = taken.count(cls.__name__)
+            self._names[cls] = f"{cls.__name__}_{same + 1}" if same else cls.__name__
+        return self._names[cls]
 
 
 def _object(properties: Json, required: list[str]) -> Json:
@@ -116,15 +164,15 @@ def parser_of(hint: Any, schema: Json) -> Callable[[str], Any]:
 
     def parse(text: str) -> Any:
         try:
-            value = json.loads(text)
+            value = _json.loads(text)
+            problem = mismatch(value, schema)
         except ValueError as error:
-            raise SchemaMismatch("The answer is not JSON.", details={"text": text}) from error
-        problem = mismatch(value, schema)
+            raise SchemaMismatch(f"The answer is not JSON: {error}.", details={"text": text}) from error
         if problem:
             raise SchemaMismatch(f"The answer does not match json_schema: {problem}.", details={"text": text})
         try:
             return build_value(value, hint)
-        except (TypeError, ValueError) as error:  # a check of the class's own, pydantic's included
+        except (TypeError, ValueError, RecursionError) as error:  # a check of the class's own, pydantic's included
             raise SchemaMismatch(
                 f"The answer does not fit {getattr(hint, '__name__', hint)}: {error}.", details={"text": text}
             ) from error

@@ -31,7 +31,11 @@ from .results import EmbedResult, RerankResult, TextResult, TokenBatch, ToolsRes
 from .tools import Tool
 
 if TYPE_CHECKING:
-    from .models.store import Estimate, InstalledModel, ModelStore, StorageReport, Verification
+    from .models.installed import InstalledModel
+    from .models.registry import RegistryEntry
+    from .models.reports import Estimate, StorageReport
+    from .models.store import ModelStore
+    from .models.verification import Verification
 
 T = TypeVar("T")
 
@@ -134,6 +138,10 @@ class Models:
     def estimate(self, source: Any, **options: Any) -> Estimate:
         """What a model would take."""
         return self._waiter.run(self._store.estimate(source, **options))
+
+    def registry(self) -> Mapping[str, RegistryEntry]:
+        """The models that can be added by name, the default one first."""
+        return self._waiter.run(self._store.registry())
 
     def storage(self) -> StorageReport:
         """What there is, and what models take."""
@@ -252,6 +260,14 @@ class SippClient:
     def apply_template(self, messages: Messages, *, endpoint: str | EndpointRef | None = None) -> str:
         """The prompt that the model's chat template makes of a conversation."""
         return self._waiter.run(self._client.apply_template(messages, endpoint=endpoint))
+
+    def save_context(self, key: str, *, endpoint: str | EndpointRef | None = None) -> int:
+        """Keep a conversation on this device. See :meth:`sippet.client.SippClient.save_context`."""
+        return self._waiter.run(self._client.save_context(key, endpoint=endpoint))
+
+    def forget_context(self, key: str, *, endpoint: str | EndpointRef | None = None) -> None:
+        """Delete a saved conversation. See :meth:`sippet.client.SippClient.forget_context`."""
+        self._waiter.run(self._client.forget_context(key, endpoint=endpoint))
 
     def run_tools(
         self,

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from . import _json
 from .errors import InvalidOption
-from .schema import build_value, mismatch, schema_of
+from .schema import SchemaMaker, build_value, mismatch
 
 
 def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
         raise InvalidOption("tools", f"{function!r} has no name that a model could call.", hint="Use def.")
     hints = get_type_hints(function, include_extras=True)
     summary, notes = _docstring(function)
+    maker = SchemaMaker()
     properties: dict[str, Any] = {}
     required = []
     for parameter in inspect.signature(function).parameters.values():
@@ -37,7 +39,7 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
                 "tools", f"{name}() has the parameter {parameter}, which a model can't name.", hint="Name each one."
             )
         try:
-            properties[parameter.name] = schema_of(hints.get(parameter.name, str))
+            properties[parameter.name] = maker.make(hints.get(parameter.name, str))
         except InvalidOption as error:
             raise InvalidOption(
                 "tools", f"{name}(): the type of {parameter.name} has no JSON: {error.message}"
@@ -47,7 +49,8 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
         if parameter.default is parameter.empty:
             required.append(parameter.name)
     parameters = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return {"type": "function", "function": {"name": name, "description": summary, "parameters": parameters}}
+    described = {"name": name, "description": summary, "parameters": maker.closed(parameters)}
+    return {"type": "function", "function": described}
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Toolbox:
         if tool is None:
             return _complaint(f"there is no function {name}; there are {', '.join(self._tools)}")
         try:
-            values = json.loads(arguments or "{}")
+            values = _json.loads(arguments or "{}")
         except ValueError:
             return _complaint("the arguments are not JSON")
         problem = mismatch(values, tool.parameters)

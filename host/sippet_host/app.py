@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from . import offline
 from .assets import AssetStore
 from .catalogue import Catalogue
 from .errors import BadRequest, HostError, HttpError, InternalError, MethodNotAllowed, NotFound, RequestTooLarge
-from .files import send_file
+from .files import not_modified, send_file
 from .hashcache import HashCache
 from .headers import SecurityHeaders
 from .hostcheck import HostCheck
+from .manifests import ManifestCache
 from .mime import content_type
 from .models import manifest
+from .offers import Offers
 from .page import Page, script_safe_json
 from .settings import Settings
 from .version import __version__
@@ -28,6 +32,7 @@ log = logging.getLogger("sippet_host")
 MAX_BODY = 1024 * 1024
 FAVICON = "favicon.svg"
 MODEL_HASHES = "model-hashes.json"
+MODEL_MANIFESTS = "manifests"
 
 
 class Host:
@@ -40,12 +45,14 @@ class Host:
         self.headers = SecurityHeaders(settings)
         self.host_check = HostCheck(settings.host, settings.allowed_hosts)
         hashes = HashCache(settings.cache_dir / MODEL_HASHES)
-        self.models = Catalogue(settings.models, settings.models_dir, hashes)
+        self.models = Catalogue(settings.models, settings.models_dir, hashes, settings.registry)
+        self.offers = Offers(settings, self.models)
+        self.manifests = ManifestCache(settings.cache_dir / MODEL_MANIFESTS)
 
     async def index(self, request: web.Request) -> web.StreamResponse:
         tree = await asyncio.to_thread(self.assets.refresh)
         models = await asyncio.to_thread(self.models.refresh)
-        html = self.page.render(f"/assets/{tree.version}/", models)
+        html = self.page.render(f"/assets/{tree.version}/", self.offers.listed(models))
         return web.Response(text=html, content_type="text/html", headers={"Cache-Control": "no-cache"})
 
     async def versioned_asset(self, request: web.Request) -> web.StreamResponse:
@@ -54,12 +61,41 @@ class Host:
     async def unversioned_asset(self, request: web.Request) -> web.StreamResponse:
         return await self.assets.respond(request, request.match_info["path"], None)
 
+    async def service_worker(self, request: web.Request) -> web.StreamResponse:
+        """At the top, because a service worker serves what lies below its own address only."""
+        tree = await asyncio.to_thread(self.assets.refresh)
+        asset = tree.assets.get(offline.SCRIPT)
+        if asset is None:
+            raise NotFound("This server's page has no service worker.")
+        code = await asyncio.to_thread(asset.path.read_text, "utf-8")
+        return web.Response(
+            text=offline.worker_script(code, tree.version, tree.assets),
+            content_type="text/javascript",
+            charset="utf-8",
+            headers={"Cache-Control": "no-cache"},
+        )
+
     async def favicon(self, request: web.Request) -> web.StreamResponse:
         return await self.assets.respond(request, FAVICON, None)
 
-    async def model_manifest(self, request: web.Request) -> web.StreamResponse:
+    async def model_list(self, request: web.Request) -> web.StreamResponse:
         models = await asyncio.to_thread(self.models.refresh)
         return web.json_response(manifest(models), headers={"Cache-Control": "no-cache"})
+
+    async def model_registry(self, request: web.Request) -> web.StreamResponse:
+        models = await asyncio.to_thread(self.models.refresh)
+        return web.json_response(self.offers.registry(models), headers={"Cache-Control": "no-cache"})
+
+    async def model_manifest(self, request: web.Request) -> web.StreamResponse:
+        entry = self.models.entry(request.match_info["id"])
+        if entry is None:
+            raise NotFound("This server has no such model.", hint="/models/manifest.json lists what there is.")
+        body = await self.manifests.get(entry)
+        tag = f'"{hashlib.sha256(body).hexdigest()}"'
+        headers = {"Cache-Control": "no-cache", "ETag": tag}
+        if not_modified(request, tag, None):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type="application/json", headers=headers)
 
     async def model_file(self, request: web.Request) -> web.StreamResponse:
         file = self.models.find(request.match_info["id"], request.match_info["name"])
@@ -97,10 +133,13 @@ def create_app(settings: Settings) -> web.Application:
         [
             web.get("/", host.index),
             web.get("/favicon.ico", host.favicon),
+            web.get("/service_worker.js", host.service_worker),
             web.get("/healthz", host.health),
             web.get("/assets/{version:[^/]+}/{path:.+}", host.versioned_asset),
             web.get("/static/{path:.+}", host.unversioned_asset),
-            web.get("/models/manifest.json", host.model_manifest),
+            web.get("/models/manifest.json", host.model_list),
+            web.get("/models/registry.json", host.model_registry),
+            web.get("/models/{id:[^/]+}/manifest.json", host.model_manifest),
             web.get("/models/{id:[^/]+}/{name:[^/]+}", host.model_file),
         ]
     )
@@ -112,6 +151,7 @@ def create_app(settings: Settings) -> web.Application:
 async def _background(app: web.Application) -> Any:
     app[HOST].assets.start()
     yield
+    app[HOST].manifests.stop()
     await asyncio.to_thread(app[HOST].assets.stop)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+
+from sippet.models.registry import RegistryEntry
 
 from .errors import HostError
 from .hashcache import HashCache
@@ -22,16 +24,25 @@ class Catalogue:
         named: models that are served whatever the folder holds.
         folder: every model in it is served too.
         hashes: where SHA-256 values are looked up and noted.
+        registry: the models that are known by name.
     """
 
-    def __init__(self, named: Iterable[ModelEntry], folder: Path | None, hashes: HashCache) -> None:
+    def __init__(
+        self,
+        named: Iterable[ModelEntry],
+        folder: Path | None,
+        hashes: HashCache,
+        registry: Mapping[str, RegistryEntry],
+    ) -> None:
         self._named = list(named)
         self._folder = folder
         self._hashes = hashes
+        self._registry = registry
         self._lock = threading.Lock()
         self._found: list[ModelEntry] = []
         self._told: set[str] = set()
         self._entries: dict[str, ModelEntry] = {}
+        self._projectors: dict[str, ModelFile] = {}
         self.refresh()
 
     def refresh(self) -> list[ModelEntry]:
@@ -45,17 +56,43 @@ class Catalogue:
                 entries += self._found
                 for problem in problems:
                     self._tell(problem)
-            self._hashes.save()
             self._entries = {entry.id: entry for entry in unique_ids(entries)}
+            self._projectors = {
+                id: projector for id, entry in self._entries.items() if (projector := self._projector(entry))
+            }
+            self._hashes.save()
             return list(self._entries.values())
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    def entry(self, model_id: str) -> ModelEntry | None:
+        """The model that the URL ``/models/<model_id>/`` names."""
+        return self._entries.get(model_id)
+
     def find(self, model_id: str, file_name: str) -> ModelFile | None:
         """The file that the URL ``/models/<model_id>/<file_name>`` names."""
-        entry = self._entries.get(model_id)
+        entry, projector = self._entries.get(model_id), self._projectors.get(model_id)
+        if projector is not None and projector.name == file_name:
+            return projector
         return entry.file(file_name) if entry else None
+
+    def _projector(self, entry: ModelEntry) -> ModelFile | None:
+        """The projector that the registry names for this very model, where it lies beside it: who adds the model by its
+        registered name asks for both."""
+        registered = self._registry.get(entry.id)
+        if registered is None or registered.manifest.projector is None:
+            return None
+        wanted, known = registered.manifest.projector, self._projectors.get(entry.id)
+        if known is not None and known.is_current():
+            return known
+        if entry.files[0].path.name != registered.manifest.files[0].name:
+            return None
+        try:
+            file = load_file(entry.files[0].path.with_name(wanted.name), self._hashes)
+        except HostError:
+            return None
+        return file if file.sha256 == wanted.sha256 else None
 
     def _current(self, entry: ModelEntry) -> ModelEntry | None:
         if entry.is_current():

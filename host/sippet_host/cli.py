@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import sys
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from sippet.errors import SippError
+from sippet.models.registry import RegistryEntry
 
-from . import cli_chat, cli_gateway, models_cli, paths
+from . import cli_bench, cli_chat, cli_gateway, models_cli, paths
 from .app import MODEL_HASHES
-from .default_model import default_model
 from .errors import NoSuchModel
-from .fetch import fetch_model
+from .fetch import find_model
 from .hashcache import HashCache
 from .hostcheck import is_loopback
-from .models import ModelEntry, load_model, unique_ids
+from .models import ModelEntry, unique_ids
+from .packaged import default_model
 from .progress import format_bytes
+from .registered import find_registered, read_registry
 from .server import Running, running
 from .settings import COEP_VALUES, DEFAULT_PORT, Settings
 from .version import __version__
-
-_URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 class _DefaultCommand(click.Group):
@@ -41,9 +40,9 @@ class _DefaultCommand(click.Group):
 
 
 class _ModelName(click.ParamType[str]):
-    """A path or a URL; in an environment variable several are separated by ``;`` (a colon is a part of URLs)."""
+    """A known name, a path or a URL; in an environment variable ``;`` separates several (URLs have colons)."""
 
-    name = "path|url"
+    name = "name|path|url"
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
         return [item for item in (part.strip() for part in rv.split(";")) if item]
@@ -69,6 +68,11 @@ def cli() -> None:
     "--models-dir",
     type=click.Path(path_type=Path),
     help="A folder: every .gguf file in it is served.",
+)
+@click.option(
+    "--registry",
+    type=click.Path(path_type=Path),
+    help="A JSON file of models that MODEL may name, besides the built-in ones.",
 )
 @click.option(
     "--host",
@@ -122,6 +126,7 @@ def serve(
     models: tuple[str, ...],
     more_models: tuple[str, ...],
     models_dir: Path | None,
+    registry: Path | None,
     host: str,
     port: int,
     open_page: bool,
@@ -134,18 +139,21 @@ def serve(
 ) -> None:
     """Serves the chat page and models.
 
-    MODEL is the path of a .gguf file, or an http(s) URL that is downloaded once. Of a split model, name the first
-    shard. With no model named, a small default one is downloaded once.
+    MODEL is the path of a .gguf file, an http(s) URL that is downloaded once, or the name of a registered model. Of a
+    split model, name the first shard. With no model named, a small default one is downloaded once.
 
     Every option can be set in the environment: SIPPET_SERVE_PORT, SIPPET_SERVE_MODELS_DIR and so on.
     """
+    known = read_registry(registry)
+    beside = [registry.parent] if registry else []
     settings = Settings(
         host=host,
         port=port,
         isolation=not no_isolation,
         coep=coep,
-        models=_resolve((*models, *more_models), models_dir),
+        models=_resolve((*models, *more_models), models_dir, known, beside),
         models_dir=models_dir,
+        registry=known,
         allowed_hosts=allowed_hosts,
         connect_sources=connect_sources,
         tls_cert=tls_cert,
@@ -154,14 +162,25 @@ def serve(
     asyncio.run(_serve(settings, open_page))
 
 
-def _resolve(names: Sequence[str], folder: Path | None) -> tuple[ModelEntry, ...]:
-    """The named models, downloaded where they must be; the default one where neither a model nor a folder is named."""
+def _resolve(
+    names: Sequence[str], folder: Path | None, registry: Mapping[str, RegistryEntry], beside: Sequence[Path]
+) -> tuple[ModelEntry, ...]:
+    """The named models, downloaded where they must be; the default one where neither a model nor a folder is named.
+
+    Args:
+        names: paths, URLs and names of the registry.
+        folder: its models are served as well.
+        registry: what can be named.
+        beside: further folders where the files of named models may be.
+    """
     cache = paths.cache_dir()
     hashes = HashCache(cache / MODEL_HASHES)
     if folder is not None and not folder.is_dir():
         raise NoSuchModel(f"There is no folder {folder}.", hint="Check --models-dir.")
+    folders = [folder, *beside] if folder is not None else beside
     entries = [
-        fetch_model(name, cache, hashes) if _URL.match(name) else load_model(Path(name), hashes) for name in names
+        find_registered(registry[name], folders, cache, hashes) if name in registry else find_model(name, cache, hashes)
+        for name in names
     ]
     if not entries and folder is None:
         entries = [default_model(cache, hashes)]
@@ -212,6 +231,7 @@ cli.add_command(cli_chat.query)
 cli.add_command(models_cli.models)
 cli.add_command(cli_chat.embed)
 cli.add_command(cli_gateway.gateway)
+cli.add_command(cli_bench.bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

@@ -14,10 +14,10 @@ from sippet.endpoints import Descriptor, Gateway, LocalModel, Provider
 from sippet.options import TextOptions
 
 from . import paths
-from .default_model import default_model
 from .fetch import fetch_model
 from .hashcache import HashCache
 from .models import shard_names
+from .packaged import default_model
 
 KEY_VARIABLE = "SIPPET_API_KEY"
 

@@ -21,6 +21,7 @@ All are `sippet.errors.SippError`: a stable ``code``, a message that says what h
     ├── InstallationIncomplete        a file of the installation is missing
     ├── NoSuchModel                   a model was named that isn't there
     ├── NotAModel                     a file was named that isn't GGUF
+    ├── BenchUnavailable              nothing can be measured here: a browser or a package is missing
     ├── DownloadFailed                no connection, or a server refused
     └── HashMismatch                  a download is not the file that it should be
 """
@@ -111,6 +112,20 @@ class ForeignOrigin(HttpError):
     status = 403
 
 
+class Unauthorized(HttpError):
+    """No key, an unknown one, or a token that has ended."""
+
+    code = "authentication_failed"
+    status = 401
+
+
+class Forbidden(HttpError):
+    """The key has no right to this."""
+
+    code = "forbidden"
+    status = 403
+
+
 class BadRequest(HttpError):
     """The request breaks HTTP's rules, or asks for something that the host doesn't do."""
 
@@ -154,6 +169,12 @@ class NotAModel(HostError):
     """The file is not GGUF, or a shard of it is missing."""
 
     code = "invalid_model"
+
+
+class BenchUnavailable(HostError):
+    """Something that measuring needs is not on this machine."""
+
+    code = "bench_unavailable"
 
 
 class DownloadFailed(HostError):

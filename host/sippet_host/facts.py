@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from sippet.config import ContextConfig
 from sippet.errors import InvalidModel
-from sippet.models.gguf import GgufHeader, read_header
+from sippet.models.fitting import fitted_context
+from sippet.models.gguf import read_header
+from sippet.models.header import GgufHeader
+from sippet.models.plan import memory_limit, plan_memory
 
 from .errors import NotAModel
 
@@ -26,6 +30,7 @@ class Facts:
     context: int | None
     parameters: int | None
     capabilities: tuple[str, ...]
+    memory: int | None
 
 
 def read_facts(shards: Sequence[Path]) -> Facts:
@@ -43,7 +48,16 @@ def read_facts(shards: Sequence[Path]) -> Facts:
         context=first.context_length,
         parameters=sum(header.parameters for header in headers),
         capabilities=_capabilities(first),
+        memory=_memory(headers),
     )
+
+
+def _memory(headers: Sequence[GgufHeader]) -> int | None:
+    """Bytes that the model takes with its default context; ``None`` for what is no model by itself."""
+    if headers[0].context_length is None:
+        return None
+    context = fitted_context(ContextConfig(), headers[0])
+    return plan_memory(headers, context, limit=memory_limit(wasm=False)).total
 
 
 def _capabilities(header: GgufHeader) -> tuple[str, ...]:
@@ -57,7 +71,7 @@ def _capabilities(header: GgufHeader) -> tuple[str, ...]:
     return ("chat", "completion") if header.chat_template else ("completion",)
 
 
-class _FileSource:
+class FileSource:
     """A file as the header reader wants its bytes. Its coroutines never wait."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -71,7 +85,7 @@ class _FileSource:
 
 def _read(path: Path) -> GgufHeader:
     with path.open("rb") as file:
-        reading = read_header(_FileSource(file))
+        reading = read_header(FileSource(file))
         try:
             # The source answers at once, so that the coroutine runs to its end without an event loop.
             reading.send(None)

@@ -18,13 +18,14 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from .errors import DownloadFailed, NotAModel
 from .hashcache import HashCache, atomic_write
 from .locks import file_lock
-from .models import ModelEntry, ModelFile, describe, shard_names
+from .models import ModelEntry, ModelFile, describe, load_model, shard_names
 from .progress import Progress, say
 from .version import __version__
 
 _TIMEOUT = 30.0
 _ATTEMPTS = 4
 _PIECE = 256 * 1024
+_URL = re.compile(r"https?://", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -69,6 +70,15 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 
 _opener = urllib.request.build_opener(_HttpOnly)
+
+
+def find_model(name: str, cache: Path, hashes: HashCache) -> ModelEntry:
+    """The model of a path, or of a URL, which is downloaded once.
+
+    Raises:
+        NoSuchModel, NotAModel, DownloadFailed: as `load_model` and `fetch_model` do.
+    """
+    return fetch_model(name, cache, hashes) if _URL.match(name) else load_model(Path(name), hashes)
 
 
 def fetch_model(url: str, cache: Path, hashes: HashCache) -> ModelEntry:

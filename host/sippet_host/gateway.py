@@ -26,13 +26,14 @@ from sippet.errors import (
     RateLimited,
     RemoteError,
     SippError,
+    UnsupportedOperation,
     UsageError,
 )
 from sippet.options import TextOptions
 from sippet.results import Usage
 from sippet.runs import TextRun
 
-from .errors import HttpError
+from .errors import Forbidden, HttpError, Unauthorized
 from .gateway_config import GatewayConfig
 from .gateway_shapes import Chat, Completion, Shape, usage_of
 from .gateway_tokens import MAX_SECONDS, Caller, Keyring
@@ -107,6 +108,8 @@ class GatewayServer:
             response = _failure(error, _status(error))
         except web.HTTPException as error:
             response = _failure(SippError(error.reason), error.status)
+        except ConnectionError:
+            response = web.Response(status=499)  # the client went away: nobody reads this
         if not response.prepared:
             response.headers.update(cors)
         return response
@@ -283,20 +286,6 @@ class GatewayServer:
             self._requests[target, outcome] += 1
 
 
-class Unauthorized(HttpError):
-    """No key, an unknown one, or a token that has ended."""
-
-    code = "authentication_failed"
-    status = 401
-
-
-class Forbidden(HttpError):
-    """The key has no right to this."""
-
-    code = "forbidden"
-    status = 403
-
-
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
         found = json.loads(await request.read())
@@ -315,6 +304,8 @@ def _status(error: SippError) -> int:
     match error:
         case EndpointNotFound() | ModelNotFound():
             return 404
+        case UnsupportedOperation():
+            return 501
         case UsageError() | ContextOverflow():
             return 400
         case QueueFull() | RateLimited():

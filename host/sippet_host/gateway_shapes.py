@@ -72,11 +72,11 @@ class Completion(Shape):
         return self.head(target) | {"choices": [{"index": 0, "text": text, "finish_reason": None}]}
 
     def last(self, target: str, result: TextResult) -> dict[str, Any]:
-        choice = {"index": 0, "text": "", "finish_reason": _finish(result)}
+        choice = {"index": 0, "text": "", "finish_reason": _finish(result), **_logprobs(result)}
         return self.head(target) | {"choices": [choice], **_timings(result)}
 
     def whole(self, target: str, result: TextResult) -> dict[str, Any]:
-        choice = {"index": 0, "text": result.text, "finish_reason": _finish(result)}
+        choice = {"index": 0, "text": result.text, "finish_reason": _finish(result), **_logprobs(result)}
         return self.head(target) | {"choices": [choice], "usage": usage_of(result.usage), **_timings(result)}
 
 
@@ -94,7 +94,16 @@ def _timings(result: TextResult) -> dict[str, Any]:
 
 
 def _logprobs(result: TextResult) -> dict[str, Any]:
-    return {"logprobs": {"content": result.logprobs}} if result.logprobs else {}
+    content = [
+        {
+            "id": entry.id,
+            "token": entry.token,
+            "logprob": entry.logprob,
+            "top_logprobs": [{"token": token, "logprob": logprob} for token, logprob in entry.top],
+        }
+        for entry in result.logprobs
+    ]
+    return {"logprobs": {"content": content}} if content else {}
 
 
 def _finish(result: TextResult) -> str:

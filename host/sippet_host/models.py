@@ -79,6 +79,7 @@ class ModelEntry:
         context: tokens that the model was trained for.
         parameters: number of weights.
         capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``projector``.
+        memory: bytes that it takes in a tab with its default context, as far as the header tells.
         sampling: options of a request that suit it best, by the names of `TextOptions`.
     """
 
@@ -90,6 +91,7 @@ class ModelEntry:
     context: int | None = None
     parameters: int | None = None
     capabilities: tuple[str, ...] = ()
+    memory: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -108,7 +110,8 @@ class ModelEntry:
     def describe(self, prefix: str = "/models/") -> dict[str, Any]:
         """The entry as JSON values, for the manifest and for the page.
 
-        ``url`` and ``sha256`` are the first file's; ``files`` lists all of them.
+        ``url`` and ``sha256`` are the first file's; ``files`` lists all of them; ``manifest`` is the URL of what a
+        verified download needs.
         """
         files = [
             {"name": file.name, "url": f"{prefix}{quote(self.id)}/{quote(file.name)}", "size": file.size,
@@ -119,6 +122,7 @@ class ModelEntry:
             "id": self.id,
             "name": self.name,
             "url": files[0]["url"],
+            "manifest": f"{prefix}{quote(self.id)}/manifest.json",
             "size": self.size,
             "sha256": files[0]["sha256"] if len(files) == 1 else None,
             "files": files,
@@ -127,6 +131,7 @@ class ModelEntry:
             "context": self.context,
             "parameters": self.parameters,
             "capabilities": list(self.capabilities),
+            "memory": self.memory,
             "sampling": {camel(name): value for name, value in self.sampling.items()},
         }
 

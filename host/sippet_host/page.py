@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import jinja2
 from markupsafe import Markup
 
 from .errors import InstallationIncomplete
-from .models import ModelEntry
 from .settings import Settings
 from .version import __version__
 
@@ -36,24 +35,24 @@ class Page:
             undefined=jinja2.StrictUndefined,
         )
 
-    def render(self, asset_base: str, models: Sequence[ModelEntry]) -> str:
+    def render(self, asset_base: str, models: Sequence[Mapping[str, Any]]) -> str:
         """The HTML.
 
         Args:
             asset_base: URL of the static tree, with a trailing slash.
-            models: those on offer.
+            models: those on offer, as `Offers.listed` gives them.
 
         Raises:
             InstallationIncomplete: there is no template.
         """
-        ids = [model.id for model in models]
+        ids = [model["id"] for model in models]
         wanted = self._settings.default_model
         config = PageConfig(
             version=__version__,
             assetBase=asset_base,
             isolated=self._settings.isolation,
             connect=list(self._settings.connect_sources),
-            models=[model.describe() for model in models],
+            models=list(models),
             defaultModel=wanted if wanted in ids else next(iter(ids), None),
         )
         try:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
+
+from sippet.events import OnProgress, Status
 
 _WIDTH = 28
+R = TypeVar("R")
 
 
 class Progress:
@@ -70,6 +75,21 @@ class Progress:
     def _line(self, text: str) -> None:
         self._stream.write(f"{text}\n")
         self._stream.flush()
+
+
+async def with_progress(run: Callable[[OnProgress], Coroutine[Any, Any, R]]) -> R:
+    """Shows the bytes that are on their way while ``run`` works, which gets what its statuses go to."""
+    with ExitStack() as stack:
+        shown: Progress | None = None
+
+        def report(status: Status) -> None:
+            nonlocal shown
+            if status.state == "downloading" and status.total and shown is None:
+                shown = stack.enter_context(Progress("Fetching", status.total))
+            if status.state in ("downloading", "ready") and shown is not None:
+                shown.update(status.bytes)
+
+        return await run(report)
 
 
 def say(text: str) -> None:

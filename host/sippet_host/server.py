@@ -127,6 +127,8 @@ class _Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client went away, which is its right: no traceback in the log
         if status >= 500:
             super().handle_error(request, status, exc, message)  # logs the cause
             response = error_response(request, InternalError("The server failed."))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sippet.models.registry import MODELS, RegistryEntry
 
 from . import paths
 from .errors import ConfigurationError
@@ -24,6 +27,7 @@ class Settings:
         coep: ``require-corp`` or ``credentialless``.
         models: what is served under ``/models/``.
         models_dir: a folder whose models are served as well, also those that come later.
+        registry: models that pages may know by name: a projector that it gives one of them is served with it.
         default_model: id of the model that the page preselects; by default, or where it isn't served, the first one.
         allowed_hosts: further names for the Host header, as ``name`` (this port, or none) or ``name:port``.
         connect_sources: origins that the page may talk to besides this one, as ``scheme://host[:port]``.
@@ -41,6 +45,7 @@ class Settings:
     coep: str = "require-corp"
     models: tuple[ModelEntry, ...] = ()
     models_dir: Path | None = None
+    registry: Mapping[str, RegistryEntry] = field(default_factory=lambda: MODELS)
     default_model: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     connect_sources: tuple[str, ...] = ()

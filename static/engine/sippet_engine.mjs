@@ -3,12 +3,11 @@
  * Works in any realm (worker or window) with no eval, no blob: and no bundler; browser_runtime/engine/README.md documents it.
  * @module
  */
+import { largestMemory } from './sippet_memory.mjs';
 import { WasiHost, importsFor } from './sippet_wasi.mjs';
 
 /** Pages of 64 KiB that the linker gives the pthread build's memory at first; its provenance file repeats the number. */
 const INITIAL_PAGES = 512;
-/** What the shared memory may grow to, largest first: some devices refuse to reserve 4 GiB of addresses. */
-const MAXIMUM_PAGES = [65536, 32768, 16384, 8192];
 const WORKER_START_MS = 15000;
 const KINDS = { completion: 0, chat: 1, embedding: 2, rerank: 3 };
 
@@ -146,7 +145,7 @@ export class Engine {
     return this.#call('sippet_result', [id], true);
   }
 
-  /** Stop and forget a request; its slot is free at the next step. @param {number} id */
+  /** Stop and forget a request; its slot is free. @param {number} id */
   cancel(id) {
     this.#call('sippet_cancel', [id]);
   }
@@ -348,12 +347,7 @@ async function compile(url) {
 
 /** @returns {WebAssembly.Memory} */
 function sharedMemory() {
-  for (const maximum of MAXIMUM_PAGES) {
-    try {
-      return new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum, shared: true });
-    } catch {
-      // not that much address space: try less
-    }
-  }
-  throw new EngineError('out_of_memory', 'this browser gives no shared WebAssembly memory: use the single-thread build');
+  const found = largestMemory(INITIAL_PAGES, true);
+  if (!found) throw new EngineError('out_of_memory', 'this browser gives no shared WebAssembly memory: use the single-thread build');
+  return found.memory;
 }

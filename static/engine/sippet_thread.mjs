@@ -17,7 +17,12 @@ self.onmessage = async ({ data: { module, memory, control, index } }) => {
     const data = new DataView(memory.buffer);
     exports.__stack_pointer.value = data.getUint32(block, true);
     exports.__wasm_init_tls(data.getUint32(block + 4, true));
-    exports.sippet_thread_entry(block);
+    try {
+      exports.sippet_thread_entry(block);
+    } catch (error) {
+      exports.sippet_thread_lost();
+      throw error;
+    }
     Atomics.store(control, index, 0);
   }
 };

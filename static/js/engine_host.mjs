@@ -3,16 +3,22 @@
  * thread. One port holds one engine with one loaded model.
  *
  * Messages in, `id` chosen by the sender:
+ *   {maker, connect}                       what `makeWorker` sends first; `connect` is served in place of this port
  *   {op: "warm", engine, moduleUrl, wasmUrl}  fetch and compile ahead of "open"; no answer
  *   {op: "open", id, engine, ...options}   load the WebAssembly module            → {id, opened: {…}}
- *   {op: "call", id, name, data}           one request, one reply                 → {id, data}
+ *   {op: "call", id, name, data, bytes}    one request, one reply                 → {id, data}
  *   {op: "stream", id, ...}                poll a request until it has no more    → {id, data}…, {id, data, last: true}
  *   {op: "cancel", id, ...}                stop the stream `id`                   → {id, cancelled: true, last: true}
  * A failure                                                                       → {id, error: {kind, message, log}}
+ * While streams advance without a word for anybody, such as in a long prefill     → {id: 0, alive: true}
  *
  * Streams advance in turn, one step of the engine at a time, and messages are taken in between: a cancel or another
  * request waits for one step at most.
  */
+
+import {useMaker} from "./workers.mjs";
+
+const ALIVE_EVERY = 5000; // ms
 
 const ENGINES = {
   sippet: {
@@ -52,9 +58,14 @@ export function serveEngine(port) {
   async function run() {
     if (busy) return;
     busy = true;
+    let told = performance.now();
     while (open.streams.active()) {
       inTurn(null, () => open.streams.advance(reply, fail));
       await chain;
+      if (performance.now() - told > ALIVE_EVERY) {
+        port.postMessage({id: 0, alive: true});
+        told = performance.now();
+      }
       await nextTask(); // let messages in: a promise alone would starve them
     }
     busy = false;
@@ -62,7 +73,10 @@ export function serveEngine(port) {
 
   port.onmessage = ({data: message}) => {
     const {op, id} = message;
-    if (op === "warm") {
+    if (message.maker) {
+      useMaker(message.maker);
+      if (message.connect) serveEngine(message.connect);
+    } else if (op === "warm") {
       ENGINES[message.engine].load();
       import(message.moduleUrl).catch(() => {}); // "open" will meet the same failure and report it
       warm = {url: message.wasmUrl, module: compile(message.wasmUrl)};
@@ -77,7 +91,7 @@ export function serveEngine(port) {
       });
     } else if (op === "call") {
       inTurn(id, async () => {
-        const data = await open.engine.call(message.name, message.data);
+        const data = await open.engine.call(message.name, message.data, message.bytes);
         reply(message.name === "load" ? {id, data, log: open.engine.log()} : {id, data});
       });
     } else if (op === "stream") {

@@ -1,7 +1,7 @@
 /** Sippet's own build of llama.cpp behind an engine host: requests and chunks are llama-server's JSON, as text. */
 
 import {openFile} from "./engine_files.mjs";
-import {trustedWorker} from "./trusted.mjs";
+import {makeWorker} from "./workers.mjs";
 
 /**
  * @param {object} options
@@ -19,7 +19,7 @@ export async function openSippet(options) {
     module: await options.compiled,
     threads: options.threads,
     threadUrl: options.pthreadUrl,
-    createWorker: trustedWorker,
+    createWorker: makeWorker,
     asyncRead: options.suspend,
     files: files.map(({name, size, read, readAsync}) => ({
       name,
@@ -33,14 +33,20 @@ export async function openSippet(options) {
     detokenize: (body) => engine.detokenize(body),
     template: (body) => engine.applyTemplate(body),
     slotSave: ({slot}) => engine.slotSave(slot),
+    slotRestore: ({slot}, bytes) => engine.slotRestore(slot, bytes),
   };
   let crash = null;
   return {
     threads: engine.threads,
     raw: engine,
-    /** @param {string} name @param {string} text a JSON document @returns {Promise<string | Uint8Array>} */
-    async call(name, text) {
-      const result = await this.guard(() => operations[name](JSON.parse(text)));
+    /**
+     * @param {string} name
+     * @param {string} text a JSON document
+     * @param {Uint8Array} [bytes] what goes with it
+     * @returns {Promise<string | Uint8Array>}
+     */
+    async call(name, text, bytes) {
+      const result = await this.guard(() => operations[name](JSON.parse(text), bytes));
       return result instanceof Uint8Array ? result : JSON.stringify(result);
     },
     async guard(work) {

@@ -4,7 +4,7 @@
  */
 
 import {openFile} from "./engine_files.mjs";
-import {trustedWorker} from "./trusted.mjs";
+import {makeWorker} from "./workers.mjs";
 
 const PAGE = 65536; // bytes of a WebAssembly page
 const MAX_PAGES = 65536; // 4 GiB, the maximum that the module was linked with
@@ -69,7 +69,7 @@ export async function openWllama(options) {
     createModule(module, {
       WebAssembly: options.suspend ? WebAssembly : withoutSuspending(),
       navigator: visibleNavigator(options.gpu),
-      Worker: trustedWorker,
+      Worker: makeWorker,
       _wllama_js_file_read: async (path, offset, length, pointer) => {
         const file = files.get(path.replace(/^\/?models\//, ""));
         return size(await file.readAsync(offset, () => heap().subarray(pointer, pointer + length)));
@@ -104,6 +104,7 @@ export async function openWllama(options) {
       const length = new DataView(heap().buffer).getUint32(Number(request), true);
       return heap().slice(reply, reply + length);
     },
+    threads: threaded ? options.threads : 1,
     memoryBytes: () => heap().length,
     crashed: () => aborted,
     log: () => log.slice(),

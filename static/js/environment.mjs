@@ -1,5 +1,7 @@
 /** What this browser and this thread can do; the facts that sippet's Python `Environment` carries. */
 
+import {largestMemory} from "../engine/sippet_memory.mjs";
+
 // A function that returns a v128 made with i8x16.splat; the second one also uses i8x16.relaxed_swizzle.
 const SIMD = [
   0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11,
@@ -19,24 +21,31 @@ function works(attempt) {
   }
 }
 
+const GPU_ANSWER = 10_000; // milliseconds; a stuck driver must not hold up everything else
+
 /** Whether llama.cpp could compute on a GPU here: it needs half-precision shaders, and without them uses the CPU. */
 async function hasGpu() {
   try {
-    const adapter = await globalThis.navigator?.gpu?.requestAdapter();
+    const late = new Promise((resolve) => setTimeout(resolve, GPU_ANSWER, null));
+    const adapter = await Promise.race([globalThis.navigator?.gpu?.requestAdapter(), late]);
     return Boolean(adapter?.features.has("shader-f16"));
   } catch {
     return false;
   }
 }
 
-/** The build of our engine that Python's plan will choose in an ordinary page. @param {boolean} threads */
+/**
+ * The build of our engine that Python's `plan()` (sippet/engines/wasm.py) chooses where nothing special is asked for.
+ * @param {boolean} threads whether threads are wanted
+ */
 export function likelyBuild(threads) {
-  const threaded = threads && globalThis.crossOriginIsolated && typeof SharedArrayBuffer === "function";
-  return `sippet-${threaded ? "pthread" : "single"}-${valid(RELAXED_SIMD) ? "relaxed" : "simd128"}`;
+  const {isolated, shared_memory: shared, relaxed_simd: relaxed, cores} = here();
+  const threaded = threads && isolated && shared && cores > 1;
+  return `sippet-${threaded ? "pthread" : "single"}-${relaxed ? "relaxed" : "simd128"}`;
 }
 
-/** @returns {Promise<object>} see `sippet.platform.Environment` */
-export async function environment() {
+/** What can be told at once. */
+function here() {
   const {hardwareConcurrency = 1, deviceMemory} = globalThis.navigator ?? {};
   return {
     name: "browser",
@@ -50,8 +59,15 @@ export async function environment() {
     relaxed_simd: valid(RELAXED_SIMD),
     memory64: works(() => new WebAssembly.Memory({initial: 1n, maximum: 1n, address: "i64"})),
     suspending: typeof WebAssembly === "object" && typeof WebAssembly.Suspending === "function",
-    gpu: await hasGpu(),
     cores: hardwareConcurrency,
     device_memory: deviceMemory ? deviceMemory * 2 ** 30 : null,
   };
+}
+
+/** @returns {Promise<object>} see `sippet.platform.Environment` */
+export async function environment() {
+  const facts = here();
+  // Not at every look: each reserves gigabytes of addresses, until they are collected.
+  const wasmMemory = largestMemory(1, facts.shared_memory)?.limit ?? null;
+  return {...facts, wasm_memory: wasmMemory, gpu: await hasGpu()};
 }

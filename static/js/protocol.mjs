@@ -11,7 +11,7 @@
 
 export const METHODS = Object.freeze([
   "open", "add", "remove", "query", "chat", "embed", "rerank", "tokenize", "detokenize", "applyTemplate", "runTools",
-  "toolResult", "models", "cancel", "environment", "close",
+  "saveContext", "forgetContext", "toolResult", "models", "cancel", "environment", "close",
 ]);
 
 export const REPLIES = Object.freeze(["result", "error", "progress", "tokens", "step", "call", "event"]);

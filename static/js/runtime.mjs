@@ -6,6 +6,7 @@ import {environment, likelyBuild} from "./environment.mjs";
 import {serveEngine} from "./engine_host.mjs";
 import {SippError} from "./errors.mjs";
 import {isTrusted, trustedWorker, trustOrigins} from "./trusted.mjs";
+import {makeWorker, useMaker} from "./workers.mjs";
 
 const ENGINE = new URL("../engine/", import.meta.url).href;
 const VENDOR = new URL("../vendor/", import.meta.url).href;
@@ -19,14 +20,34 @@ const BOOT_LIMIT = 120_000; // ms; a blocked WASM file makes Pyodide wait for ev
 export function serveRuntime(port) {
   const fetches = new Map(); // downloads that began before Python asked for them
   const early = [];
+  const open = new Set(); // requests without an answer
   let engine = null; // the engine host that is warming up
+  let ahead = true; // whether models are fetched before Python asks for them
   let receive = (message) => {
     early.push(message);
-    if (message.method === "open") engine ??= warmEngine(message.params);
-    if (message.method === "add") prefetch(fetches, message.params?.descriptor?.source);
+    if (message.method === "open") {
+      engine ??= warmEngine(message.params);
+      ahead = !message.params?.browserCache; // else it may be here already
+    }
+    if (message.method === "add" && ahead) prefetch(fetches, message);
     if (message.method === "cancel") for (const {controller} of fetches.values()) controller.abort();
   };
-  port.onmessage = ({data}) => receive(data);
+  port.onmessage = ({data}) => {
+    if (data.maker) return useMaker(data.maker);
+    open.add(data.id);
+    receive(data);
+  };
+  const send = (message) => {
+    if ("result" in message || "error" in message) {
+      open.delete(message.id);
+      endUnused(fetches, message.id);
+    }
+    port.postMessage(message);
+  };
+  const fail = (error) => {
+    receive = ({id}) => send({id, error: error.toJSON()});
+    for (const id of open) receive({id});
+  };
 
   const offers = {
     ...OFFERS,
@@ -44,18 +65,19 @@ export function serveRuntime(port) {
     },
   };
 
-  loadPython({offers}).then(
-    (python) => {
-      const page = python.pyimport("sippet.platform._page");
-      const serve = page.serve((message) => port.postMessage(message));
-      receive = (message) => serve(message);
-      for (const message of early.splice(0)) receive(message);
-    },
-    (error) => {
-      receive = ({id}) => port.postMessage({id, error: error.toJSON()});
-      for (const message of early.splice(0)) receive(message);
-    },
-  );
+  const died = (error) => {
+    send({event: {type: "state", state: "failed"}});
+    fail(new SippError({
+      code: "engine_crashed",
+      message: `Python stopped: ${error?.message ?? error}`,
+      hint: "Make a new SippClient; what was installed is still there.",
+    }));
+  };
+  loadPython({offers, died}).then((python) => {
+    const serve = python.pyimport("sippet.platform._page").serve(send);
+    receive = (message) => serve(message);
+    for (const message of early.splice(0)) receive(message);
+  }, fail);
 }
 
 /** What Python's browser platform (`sippet/platform/_browser.py`) asks of JavaScript. */
@@ -65,16 +87,19 @@ const OFFERS = {
   isTrusted,
   engineAssets,
   enginePort: startEngine,
-  endPort: (engine) => (engine instanceof Worker ? engine.terminate() : endInThread(engine)),
+  storagePort: () => makeWorker(new URL("./storage_worker.mjs", import.meta.url), {type: "module"}, {isOurs: true}),
+  endPort: (engine) => (engine.terminate ? engine.terminate() : endInThread(engine)),
   fetchModel: fetch.bind(globalThis),
 };
 
 /**
  * Start Pyodide with the `sippet` package ready to import, in this thread.
- * @param {{packages?: string[], offers?: object}} [options] `packages`: more packages of the lock, such as "micropip"
+ * @param {{packages?: string[], offers?: object, died?: (error: Error) => void}} [options] `packages`: more packages of the
+ *   lock, such as "micropip"; `died`: called when Python has stopped for good, as on a stack overflow: whoever waits for
+ *   it would wait for ever
  * @returns {Promise<object>} Pyodide
  */
-export async function loadPython({packages = [], offers = OFFERS} = {}) {
+export async function loadPython({packages = [], offers = OFFERS, died} = {}) {
   const wanted = ["sippet", ...packages];
   try {
     const {loadPyodide} = await import(`${VENDOR}pyodide/pyodide.mjs`);
@@ -93,6 +118,7 @@ export async function loadPython({packages = [], offers = OFFERS} = {}) {
     const missing = wanted.filter((name) => !(name in python.loadedPackages));
     if (missing.length) throw new Error(`${missing.join(", ")} not loaded: ${complaints.join(" ")}`);
     python.registerJsModule("_sippet_runtime", offers);
+    python._api.on_fatal = died;
     return python;
   } catch (error) {
     throw new SippError({
@@ -124,7 +150,8 @@ const inThread = new WeakMap(); // the other ends of ports to engines in this th
 
 function startEngine(mode, workerUrl) {
   if (mode === "worker") {
-    return trustedWorker(workerUrl ?? new URL("./engine_worker.mjs", import.meta.url), {type: "module"});
+    if (workerUrl) return trustedWorker(workerUrl, {type: "module"});
+    return makeWorker(new URL("./engine_worker.mjs", import.meta.url), {type: "module"}, {isOurs: true});
   }
   const {port1, port2} = new MessageChannel();
   serveEngine(port2);
@@ -147,12 +174,22 @@ function warmEngine({executionMode, wasmThreading, workerUrl, moduleUrl, engine}
   return {mode, port};
 }
 
-function prefetch(fetches, source) {
-  if (typeof source === "string" && source.includes("/") && !fetches.has(source)) {
+function prefetch(fetches, {id, params}) {
+  const source = params?.descriptor?.source;
+  if (typeof source === "string" && source.includes("/") && !source.endsWith(".json") && !fetches.has(source)) {
     const controller = new AbortController();
     const response = fetch(source, {signal: controller.signal});
     response.catch(() => {}); // whoever asks for it will hear
-    fetches.set(source, {response, controller});
+    fetches.set(source, {id, response, controller});
+  }
+}
+
+/** End what was fetched ahead for a request that did without it: the model was refused, say. */
+function endUnused(fetches, id) {
+  for (const [source, begun] of fetches) {
+    if (begun.id !== id) continue;
+    begun.controller.abort();
+    fetches.delete(source);
   }
 }
 

@@ -15,6 +15,7 @@ export interface ClientOptions {
   wasmUrl?: string;
   workerUrl?: string;
   trustedOrigins?: string[];
+  browserCache?: boolean;
 }
 
 export interface SamplingOptions {
@@ -331,6 +332,7 @@ export interface Environment {
   isolated: boolean;
   sharedMemory: boolean;
   uiThread: boolean;
+  wasmMemory: number | null;
   simd: boolean;
   relaxedSimd: boolean;
   memory64: boolean;
@@ -391,10 +393,38 @@ export class Models {
   remove(id: string): Promise<number>;
   verify(id: string, options?: {repair?: boolean; onProgress?: (status: Status) => void; signal?: AbortSignal}):
     Promise<{chunks: number; bad: [string, number][]; repaired: boolean; sound: boolean}>;
-  estimate(source: ModelSource): Promise<{[fact: string]: any}>;
+  estimate(source: ModelSource, options?: {projector?: string | Blob; context?: ContextConfig; signal?: AbortSignal}):
+    Promise<Estimate>;
   storage(): Promise<{[fact: string]: any}>;
   registry(): Promise<{models: object[]; defaultModel: string}>;
+  removeUnfinished(): Promise<number>;
+  memoryLimit(): Promise<{nbytes: number; reason: string}>;
   persist(): Promise<boolean>;
+}
+
+export interface Estimate {
+  manifest: {[fact: string]: any};
+  /** Bytes that are still to be fetched; null where the server doesn't say. */
+  download: number | null;
+  storage: {usage: number; quota: number | null; persisted: boolean};
+  enoughStorage: boolean;
+  memory: MemoryPlan;
+}
+
+/** What a model needs, in bytes, and whether that fits here. */
+export interface MemoryPlan {
+  weights: number;
+  kvCache: number;
+  compute: number;
+  overhead: number;
+  total: number;
+  nCtx: number;
+  /** The largest context that fits; 0 where none does. */
+  maxNCtx: number;
+  limit: {nbytes: number; reason: string};
+  verdict: "fits" | "fits_smaller" | "too_large";
+  /** The verdict in a sentence, with its numbers. */
+  text: string;
 }
 
 export class SippClient {
@@ -414,6 +444,9 @@ export class SippClient {
   tokenize(text: string, options?: {addSpecial?: boolean; parseSpecial?: boolean} & RequestOptions): Promise<number[]>;
   detokenize(tokens: number[], options?: RequestOptions): Promise<string>;
   applyTemplate(messages: (ChatMessage | object)[], options?: RequestOptions): Promise<string>;
+  /** Resolves to the bytes that it takes. */
+  saveContext(key: string, options?: RequestOptions): Promise<number>;
+  forgetContext(key: string, options?: RequestOptions): Promise<void>;
   runTools(messages: (ChatMessage | object)[], tools?: Tool[], options?: ToolsOptions): Run<ToolsResult>;
   close(): Promise<void>;
 }

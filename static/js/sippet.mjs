@@ -11,7 +11,8 @@
 
 import {environment} from "./environment.mjs";
 import {SippError} from "./errors.mjs";
-import {trustedWorker, trustOrigins} from "./trusted.mjs";
+import {trustOrigins} from "./trusted.mjs";
+import {makeWorker} from "./workers.mjs";
 
 export {environment, SippError};
 
@@ -23,6 +24,7 @@ export class SippClient {
   #lastId = 0;
   #state = "starting";
   #closed = null;
+  #failure = null; // why the runtime can't answer
   #models = null;
   #endpoints = new Map();
 
@@ -34,6 +36,7 @@ export class SippClient {
    * @param {string} [options.wasmUrl]
    * @param {string} [options.workerUrl] another engine worker
    * @param {string[]} [options.trustedOrigins] more origins that engine files may come from
+   * @param {boolean} [options.browserCache] install a model that is given by its address, so that it is fetched once
    */
   constructor(options = {}) {
     trustOrigins(options.trustedOrigins ?? []);
@@ -73,6 +76,9 @@ export class SippClient {
    * @returns {Promise<{kind: string, id: string, info: object}>}
    */
   async add(id, {onProgress, signal, ...descriptor}) {
+    for (const field of ["source", "projector", "lora"]) {
+      if (field in descriptor) descriptor[field] = located(descriptor[field]);
+    }
     const ref = await this.#request("add", {id, descriptor}, {progress: onProgress, signal}).promise;
     this.#endpoints.set(id, ref);
     return ref;
@@ -138,6 +144,26 @@ export class SippClient {
   /** The prompt of a conversation. @param {object[]} messages @param {object} [options] @returns {Promise<string>} */
   async applyTemplate(messages, options) {
     return this.#single("applyTemplate", {messages}, options);
+  }
+
+  /**
+   * Keep a conversation's cache on this device: after a reload, its next request computes only what is new.
+   * @param {string} key its `contextKey`
+   * @param {object} [options] `endpoint`, `signal`
+   * @returns {Promise<number>} the bytes that it takes
+   */
+  async saveContext(key, options) {
+    return this.#single("saveContext", {key}, options);
+  }
+
+  /**
+   * Delete a saved conversation: with every model, or with that of one endpoint.
+   * @param {string} key
+   * @param {object} [options] `endpoint`
+   * @returns {Promise<void>}
+   */
+  async forgetContext(key, options) {
+    return this.#single("forgetContext", {key}, options);
   }
 
   /**
@@ -214,6 +240,10 @@ export class SippClient {
         reject(new SippError({code: "client_closed", message: "The client is closed.", hint: "Make a new SippClient."}));
         return;
       }
+      if (this.#failure) {
+        reject(this.#failure);
+        return;
+      }
       this.#requests.set(id, {resolve, reject, progress, tokens, step, call});
       try {
         this.#port.postMessage({id, method, params});
@@ -255,13 +285,14 @@ export class SippClient {
   }
 
   #fail(event) {
-    const error = new SippError({
+    if (this.#state === "failed") return; // a runtime that said so itself answers every request
+    this.#failure = new SippError({
       code: "asset",
       message: `The runtime worker failed: ${event?.message || "its script could not be loaded"}.`,
       hint: "Serve static/js unchanged, as text/javascript, with a policy that has worker-src 'self'.",
     });
     this.#state = "failed";
-    for (const {reject} of this.#requests.values()) reject(error);
+    for (const {reject} of this.#requests.values()) reject(this.#failure);
     this.#requests.clear();
   }
 }
@@ -328,7 +359,8 @@ export class Models {
    * @returns {Installation}
    */
   add(source, {onProgress, signal, ...options} = {}) {
-    const {id, promise} = this.#ask({op: "add", source, options}, {progress: onProgress, signal});
+    if (options.projector) options.projector = located(options.projector);
+    const {id, promise} = this.#ask({op: "add", source: located(source), options}, {progress: onProgress, signal});
     const tell = (op) => this.#ask({op, request: id}).promise;
     return new Installation(promise, (reason) => this.#cancel(id, reason), tell);
   }
@@ -357,9 +389,16 @@ export class Models {
     return this.#ask({op: "verify", id, options}, {progress: onProgress, signal}).promise;
   }
 
-  /** What a model would take, from its header alone. @param {string|Blob|(string|Blob)[]} source */
-  estimate(source) {
-    return this.#ask({op: "estimate", source}).promise;
+  /**
+   * What a model would take, from its header alone: only the first bytes of each file are fetched.
+   * @param {string|Blob|(string|Blob)[]} source
+   * @param {{projector?: string|Blob, context?: object, signal?: AbortSignal}} [options] `context`: the settings that it
+   *   is to run with, as in `runtime.context`
+   * @returns {Promise<object>} `{manifest, download, storage, enoughStorage, memory: {verdict, text, total, maxNCtx, …}}`
+   */
+  estimate(source, {signal, ...options} = {}) {
+    if (options.projector) options.projector = located(options.projector);
+    return this.#ask({op: "estimate", source: located(source), options}, {signal}).promise;
   }
 
   /** What there is, and what models take. @returns {Promise<object>} */
@@ -372,8 +411,21 @@ export class Models {
     return this.#ask({op: "registry"}).promise;
   }
 
+  /** Delete what downloads that have not ended left. @returns {Promise<number>} the bytes that were freed */
+  removeUnfinished() {
+    return this.#ask({op: "removeUnfinished"}).promise;
+  }
+
+  /** The memory that a model may take here. @returns {Promise<{nbytes: number, reason: string}>} */
+  memoryLimit() {
+    return this.#ask({op: "memoryLimit"}).promise;
+  }
+
   /** Ask the browser to keep the models when space runs low. @returns {Promise<boolean>} whether it promises to */
-  persist() {
+  async persist() {
+    if (await globalThis.navigator.storage?.persisted?.()) return true;
+    // Only a page may ask: the runtime, in its worker, could not.
+    if (globalThis.document && navigator.storage?.persist) return navigator.storage.persist();
     return this.#ask({op: "persist"}).promise;
   }
 }
@@ -435,12 +487,24 @@ class TokenInbox {
   }
 }
 
+/** A model's name, as against an address or a path; Python goes by the same rule. */
+const NAME = /^(?!.*\.(gguf|json)$)[A-Za-z0-9][A-Za-z0-9._-]*$/;
+
+/** A source whose addresses don't depend on where the runtime's script is: they are the page's own. */
+function located(source) {
+  if (Array.isArray(source)) return source.map(located);
+  if (typeof source !== "string" || source === "" || NAME.test(source)) return source;
+  const base = globalThis.document?.baseURI ?? location.href;
+  return URL.canParse(source, base) ? new URL(source, base).href : source;
+}
+
 const idOf = (endpoint) => (typeof endpoint === "object" && endpoint ? endpoint.id : endpoint);
 
 /** A port to a runtime: a worker of its own, or this very thread. */
 function connect(executionMode) {
   if (executionMode !== "main-thread") {
-    return trustedWorker(new URL("./runtime_worker.mjs", import.meta.url), {type: "module", name: "sippet runtime"});
+    const url = new URL("./runtime_worker.mjs", import.meta.url);
+    return makeWorker(url, {type: "module", name: "sippet runtime"}, {isOurs: true});
   }
   const {port1, port2} = new MessageChannel();
   import("./runtime.mjs").then(({serveRuntime}) => serveRuntime(port2));

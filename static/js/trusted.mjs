@@ -26,5 +26,10 @@ export function isTrusted(url) {
  * @param {WorkerOptions} [options]
  */
 export function trustedWorker(url, options) {
-  return new Worker(policy ? policy.createScriptURL(String(url)) : url, options);
+  return new Worker(trustedScriptUrl(url), options);
+}
+
+/** A script's address as `register` and `Worker` take it, with the check above. @param {string | URL} url @returns {any} */
+export function trustedScriptUrl(url) {
+  return policy ? policy.createScriptURL(String(url)) : url;
 }

@@ -1,8 +1,8 @@
 /** The two ways of driving one engine build that overhead.py compares. */
 
+import {startWorker} from "../js/bench/line.mjs";
 import {likelyBuild} from "../js/environment.mjs";
 import {SippClient} from "../js/sippet.mjs";
-import {trustedWorker} from "../js/trusted.mjs";
 
 export async function open(options) {
   const model = await (await fetch(options.model)).blob();
@@ -38,32 +38,6 @@ class Clock {
   }
 }
 
-/** The engine worker with no Python: returns what sends a message and hands over its replies. */
-function startWorker() {
-  const worker = trustedWorker(new URL("../js/engine_worker.mjs", import.meta.url), {type: "module"});
-  let lastId = 0;
-  const listeners = new Map();
-  worker.onmessage = ({data}) => listeners.get(data.id)?.(data);
-  const send = (message, listener) => {
-    const id = ++lastId;
-    listeners.set(id, listener);
-    worker.postMessage({...message, id});
-  };
-  const ask = (message) =>
-    new Promise((resolve, reject) =>
-      send(message, (reply) => (reply.error ? reject(new Error(reply.error.message)) : resolve(reply))),
-    );
-  const stream = (message, onReply) =>
-    new Promise((resolve, reject) =>
-      send({...message, op: "stream"}, (reply) => {
-        if (reply.error) reject(new Error(reply.error.message));
-        else if (reply.last) resolve();
-        else onReply(reply);
-      }),
-    );
-  return {ask, stream};
-}
-
 async function openSippet({threads, load, request}, blob) {
   const {ask, stream} = startWorker();
   const engine = new URL("../engine/", import.meta.url).href;
@@ -72,7 +46,8 @@ async function openSippet({threads, load, request}, blob) {
     wasmUrl: `${engine}${likelyBuild(threads > 1)}.wasm`, threads, suspend: false, files: [{name: "model.gguf", blob}],
   });
   await ask({op: "call", name: "load", data: load});
-  return (onToken) => stream({kind: "completion", data: request}, ({data}) => JSON.parse(data).forEach(onToken));
+  return (onToken) =>
+    stream({kind: "completion", data: request}, ({data, last}) => last || JSON.parse(data).forEach(onToken));
 }
 
 /** Frames that Python encoded once are sent as they are. */
@@ -89,8 +64,8 @@ async function openWllama({threads, load, request, poll, requestIdAt, pollIdAt, 
     const {data} = await ask({op: "call", name: "completion", data: new Uint8Array(request)});
     const next = new Uint8Array(poll);
     next.set(data.subarray(requestIdAt, requestIdAt + 4), pollIdAt);
-    await stream({next, moreAt, emptyAt}, (reply) =>
-      onToken(JSON.parse(new TextDecoder().decode(reply.data.subarray(emptyAt + 4)))),
+    await stream({next, moreAt, emptyAt}, ({data: chunk, last}) =>
+      last || onToken(JSON.parse(new TextDecoder().decode(chunk.subarray(emptyAt + 4)))),
     );
   };
 }

@@ -15,8 +15,8 @@ import statistics
 from typing import Any
 
 from _browser import Bench, bench, spread
-from sippet.engines import _glue
 from sippet.engines.wllama import MICRO_BATCH
+from sippet_host.bench.pages import wllama_completion, wllama_line
 
 PROMPT = "Once upon a time there was"
 SCRIPT = "/static/bench/overhead.mjs"
@@ -59,16 +59,7 @@ def _frames(tokens: int, threads: int) -> dict[str, Any]:
         "n_threads": threads, "n_batch": MICRO_BATCH, "n_ubatch": MICRO_BATCH, "n_parallel": 1, "flash_attn": True,
         "warmup": False, "jinja": True, "model_paths": ["/models/model.gguf"], "log_level": 2,
     }  # fmt: skip
-    request = {"is_chat": False, "data_json": json.dumps(_request(tokens)), "files": []}
-    return {
-        "load": list(_glue.encode("load_req", load)),
-        "request": list(_glue.encode("cmpl_req", request)),
-        "poll": list(_glue.encode("gres_req", {"req_id": 0})),
-        "requestIdAt": _glue.field_offset("cmpl_res", "req_id"),
-        "pollIdAt": _glue.field_offset("gres_req", "req_id"),
-        "moreAt": _glue.field_offset("gres_res", "has_more"),
-        "emptyAt": _glue.field_offset("gres_res", "data_json"),
-    }
+    return {**wllama_line(load), "request": wllama_completion(_request(tokens))}
 
 
 def main() -> None:

@@ -234,7 +234,9 @@ class _UnitMaker:
         extra = RELAXED if level == "relaxed" else []
         folder = self.llama / "ggml/src/ggml-cpu"
         files = [*(folder / name for name in _GGML_CPU), *sorted((self.tools.engine / "kernels").glob("*.cpp"))]
-        return [self.unit(f"kernels-{level}", p, HOT, extra) for p in files]
+        # ggml-cpu.c asks llamafile_sgemm() first where there is one: kernels/float_matmul.cpp
+        hook = {"ggml-cpu.c": ["-DGGML_USE_LLAMAFILE"]}
+        return [self.unit(f"kernels-{level}", p, HOT, [*extra, *hook.get(p.name, [])]) for p in files]
 
     def libcxx(self) -> list[Unit]:
         lib = self.tools.zig_lib

@@ -298,7 +298,6 @@ int engine::submit(request_kind kind, const json & body) {
     }
     const int id = ++last_request;
     requests.emplace(id, std::move(req));
-    unseen_work = true;
     return id;
 }
 
@@ -308,7 +307,6 @@ bool engine::step() {
     }
     server_context_impl & impl = *server->impl;
     server->start_loop();
-    unseen_work = false;
     for (const auto & slot : impl.slots) {
         if (slot.is_processing()) {
             return true;
@@ -387,8 +385,10 @@ json engine::result(int id) {
 }
 
 void engine::cancel(int id) {
-    requests.erase(id);  // the reader's destructor cancels its tasks; the next step releases their slots
-    unseen_work = true;
+    requests.erase(id);  // the reader's destructor posts cancels of its tasks
+    if (server) {
+        server->impl->queue_tasks.process_new_tasks(false);  // they release their slots
+    }
 }
 
 json engine::tokenize(const json & body) const {

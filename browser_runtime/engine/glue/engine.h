@@ -33,7 +33,7 @@ class engine {
     // What a request produced since the last call: {"state": "more"|"done"|"error", "chunks": [...], "error": {...}}.
     // "done" and "error" end the request.
     common_json result(int id);
-    // Drop a request, finished or not; its slot is free at the next step. Unknown numbers are ignored.
+    // Drop a request, finished or not, and free its slot. Unknown numbers are ignored.
     void cancel(int id);
 
     common_json tokenize(const common_json & body) const;
@@ -62,7 +62,6 @@ class engine {
     std::unique_ptr<server_context>          server;
     std::unique_ptr<server_context_meta>     meta;
     std::map<int, std::unique_ptr<request>>  requests;
-    int  last_request = 0;
-    int  threads      = 1;
-    bool unseen_work  = false;
+    int last_request = 0;
+    int threads      = 1;
 };

@@ -15,20 +15,21 @@ namespace {
 
 constexpr int PANEL_GROUPS = 2;
 constexpr int TILE_TOKENS = 4;
-constexpr int FEW_TOKENS = 3;           // at most this many tokens go without a panel
-constexpr int64_t PANEL_COLUMNS = 1024;  // a panel this long takes 16 KiB at most, next to its tokens in the first-level cache
+constexpr uint32_t PANEL_COLUMNS = 1024;  // a panel this long takes 16 KiB at most, next to its tokens in the first-level cache
 
-template <bool Seven> struct dot;
+template <bool Bytes> struct dot;
 
-// Four columns at once: signed 8-bit activations times unsigned weights below 128, which every processor's instruction for
-// i32x4.relaxed_dot_i8x16_i7x16_add computes alike.
+// Four columns at once: signed 8-bit activations times weights that i32x4.relaxed_dot_i8x16_i7x16_add reads alike everywhere (below
+// 128), or as byte_dot_reads() says.
 template <> struct dot<true> {
-    static constexpr int STEPS = 8, STEP_BYTES = 4, VALUE_BYTES = 1;
+    static constexpr int STEPS = 8, VALUE_BYTES = 1;
 #ifdef __wasm_relaxed_simd__
     SIPPET_INLINE v128_t add(v128_t sum, v128_t activation, v128_t weight) {
         return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(activation, weight, sum);
     }
 #endif
+    // Chunks that share a vector follow each other, so that the vector doesn't take a register for long.
+    static constexpr int step(int position, int bits) { return bits == 8 ? position : (position & 1) * 4 + position / 2; }
     template <class F> SIPPET_INLINE v128_t weight(const F & b, int unit, int step) {
         return load_chunk<F::BITS>(b.q[unit], b.high(unit), step);
     }
@@ -36,27 +37,37 @@ template <> struct dot<true> {
 
 // Two columns at once in 16 bits.
 template <> struct dot<false> {
-    static constexpr int STEPS = 16, STEP_BYTES = 4, VALUE_BYTES = 2;
+    static constexpr int STEPS = 16, VALUE_BYTES = 2;
     SIPPET_INLINE v128_t add(v128_t sum, v128_t activation, v128_t weight) {
         return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(activation, weight));
     }
+    static constexpr int step(int position, int) { return position; }
     template <class F> SIPPET_INLINE v128_t weight(const F & b, int unit, int step) {
         return load_pair<F::BITS>(b.q[unit], b.high(unit), step);
     }
 };
 
+constexpr int STEP_BYTES = 4;
+
 template <class F> constexpr activation_layout layout(int64_t columns) {
-    const size_t values = (size_t) columns * dot<SEVEN_BIT<F>>::VALUE_BYTES;
-    const size_t floats = (size_t) columns / UNIT * (1 + F::HALVES);
-    return {(values + floats * sizeof(float) + 63) & ~(size_t) 63, values};
+    const size_t values = (size_t) columns * dot<F::BYTES>::VALUE_BYTES;
+    const size_t numbers = (size_t) columns / UNIT * (1 + F::HALVES);
+    return {(values + numbers * sizeof(float) + 63) & ~(size_t) 63, values};
 }
 
 template <class F> void quantize(const float * in, int64_t columns, uint8_t * out) {
-    constexpr bool SEVEN = SEVEN_BIT<F>;
     const int64_t units = columns / UNIT;
     float * scale = (float *) (out + layout<F>(columns).scale_offset);
     float * sums = scale + units;
-    for (int64_t u = 0; u < units; u++, in += UNIT, out += UNIT * dot<SEVEN>::VALUE_BYTES) {
+    const int offset = F::offset();
+    const auto store_sum = [=](int64_t index, float d, int32_t sum) {
+        if constexpr (F::HAS_MINIMUM) {
+            sums[index] = d * (float) sum;
+        } else {
+            ((int32_t *) sums)[index] = -offset * sum;
+        }
+    };
+    for (int64_t u = 0; u < units; u++, in += UNIT, out += UNIT * dot<F::BYTES>::VALUE_BYTES) {
         v128_t v[8], largest = wasm_f32x4_splat(0.0f);
         for (int i = 0; i < 8; i++) {
             v[i] = wasm_v128_load(in + 4 * i);
@@ -66,11 +77,10 @@ template <class F> void quantize(const float * in, int64_t columns, uint8_t * ou
         const v128_t inverse = wasm_f32x4_splat(d != 0.0f ? 1.0f / d : 0.0f);
         v128_t half[4];
         for (int i = 0; i < 4; i++) {
-            const v128_t a = wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(wasm_f32x4_mul(v[2 * i], inverse)));
-            const v128_t b = wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(wasm_f32x4_mul(v[2 * i + 1], inverse)));
-            half[i] = wasm_i16x8_narrow_i32x4(a, b);
+            half[i] = wasm_i16x8_narrow_i32x4(nearest_integer(wasm_f32x4_mul(v[2 * i], inverse)),
+                                              nearest_integer(wasm_f32x4_mul(v[2 * i + 1], inverse)));
         }
-        if constexpr (SEVEN) {
+        if constexpr (F::BYTES) {
             wasm_v128_store(out, wasm_i8x16_narrow_i16x8(half[0], half[1]));
             wasm_v128_store(out + 16, wasm_i8x16_narrow_i16x8(half[2], half[3]));
         } else {
@@ -79,97 +89,114 @@ template <class F> void quantize(const float * in, int64_t columns, uint8_t * ou
             }
         }
         scale[u] = d;
-        const float first = d * (float) horizontal_sum(wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_add(half[0], half[1])));
-        const float second = d * (float) horizontal_sum(wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_add(half[2], half[3])));
+        const int32_t first = horizontal_sum(wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_add(half[0], half[1])));
+        const int32_t second = horizontal_sum(wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_add(half[2], half[3])));
         if constexpr (F::HALVES == 2) {
-            sums[2 * u] = first;
-            sums[2 * u + 1] = second;
+            store_sum(2 * u, d, first);
+            store_sum(2 * u + 1, d, second);
         } else {
-            sums[u] = first + second;
+            store_sum(u, d, first + second);
         }
     }
 }
 
+// What the integer sums of a token start with: weights are stored `offset` too large.
+template <class F> SIPPET_INLINE v128_t first_sum(const float * sum) {
+    return F::HAS_MINIMUM ? wasm_i32x4_splat(0) : splat_from(sum);
+}
+
+// Add the scaled integer sums of one unit, or half of one, to a total.
+template <class F> SIPPET_INLINE v128_t add_scaled(v128_t total, v128_t sum, v128_t d, v128_t m, v128_t token_d, const float * token_sum) {
+    total = multiply_add(d, wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sum), token_d), total);
+    if constexpr (F::HAS_MINIMUM) {
+        total = multiply_add(m, splat_from(token_sum), total);
+    }
+    return total;
+}
+
 // ---- few tokens ------------------------------------------------------------------------------------------------------
 
+// Multiply GROUPS groups that lie `distance` groups apart.
 template <class F, int GROUPS, int TOKENS>
-SIPPET_INLINE void multiply_direct(const F * const * group, int64_t blocks, const activation_layout & at, const uint8_t * const * tokens,
-                                   float * const * outs, int64_t row) {
-    using D = dot<SEVEN_BIT<F>>;
-    constexpr int HALVES = F::HALVES, SCALES = F::UNITS * HALVES, UNIT_BYTES = UNIT * D::VALUE_BYTES;
+void multiply_direct(const F * first, size_t blocks, size_t distance, const activation_layout & at, const uint8_t * const * tokens,
+                     float * const * outs, size_t row) {
+    using D = dot<F::BYTES>;
+    constexpr size_t HALVES = F::HALVES, UNIT_BYTES = UNIT * D::VALUE_BYTES;
+    const size_t units = blocks * F::UNITS;
     v128_t total[GROUPS][TOKENS];
-    for (int g = 0; g < GROUPS; g++) {
-        for (int t = 0; t < TOKENS; t++) {
+    const uint8_t * values[TOKENS];
+    const float *scale[TOKENS], *sums[TOKENS];
+    for (int t = 0; t < TOKENS; t++) {
+        values[t] = tokens[t];
+        scale[t] = (const float *) (tokens[t] + at.scale_offset);
+        sums[t] = scale[t] + units;
+        for (int g = 0; g < GROUPS; g++) {
             total[g][t] = wasm_f32x4_splat(0.0f);
         }
     }
-    const int64_t units = blocks * F::UNITS;
-    for (int64_t b = 0; b < blocks; b++) {
-        scales<SCALES> s[GROUPS];
+    for (const F * const end = first + blocks; first != end; first++) {
+        scales<F::UNITS * F::HALVES> s[GROUPS];
         for (int g = 0; g < GROUPS; g++) {
-            load_scales(group[g][b], s[g]);
+            load_scales(first[g * distance * blocks], s[g]);
         }
         for (int unit = 0; unit < F::UNITS; unit++) {
-            const int64_t u = b * F::UNITS + unit;
             v128_t sum[GROUPS][TOKENS][HALVES];
             for (int g = 0; g < GROUPS; g++) {
                 for (int t = 0; t < TOKENS; t++) {
-                    for (int h = 0; h < HALVES; h++) {
-                        sum[g][t][h] = wasm_i32x4_splat(0);
+                    for (size_t h = 0; h < HALVES; h++) {
+                        sum[g][t][h] = first_sum<F>(sums[t] + h);
                     }
                 }
             }
 #pragma clang loop unroll(full)
-            for (int step = 0; step < D::STEPS; step++) {
-                const int h = HALVES == 2 ? step / (D::STEPS / 2) : 0;
+            for (int position = 0; position < D::STEPS; position++) {
+                const int step = D::step(position, F::BITS);
+                const size_t h = HALVES == 2 ? step / (D::STEPS / 2) : 0;
                 v128_t a[TOKENS];
                 for (int t = 0; t < TOKENS; t++) {
-                    a[t] = wasm_v128_load32_splat(tokens[t] + u * UNIT_BYTES + step * D::STEP_BYTES);
+                    a[t] = wasm_v128_load32_splat(values[t] + (size_t) step * STEP_BYTES);
                 }
 #pragma clang loop unroll(full)
                 for (int g = 0; g < GROUPS; g++) {
-                    const v128_t w = D::template weight<F>(group[g][b], unit, step);
+                    const v128_t w = D::template weight<F>(first[g * distance * blocks], unit, step);
                     for (int t = 0; t < TOKENS; t++) {
                         sum[g][t][h] = D::add(sum[g][t][h], a[t], w);
                     }
                 }
             }
             for (int t = 0; t < TOKENS; t++) {
-                const float * scale = (const float *) (tokens[t] + at.scale_offset);
-                const v128_t d = splat_from(scale + u);
-                for (int h = 0; h < HALVES; h++) {
-                    const v128_t weighted_sum = splat_from(scale + units + u * HALVES + h);
+                const v128_t token_d = splat_from(scale[t]);
+                for (size_t h = 0; h < HALVES; h++) {
+                    const size_t i = unit * HALVES + h;
                     for (int g = 0; g < GROUPS; g++) {
-                        const int i = unit * HALVES + h;
-                        const v128_t product = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sum[g][t][h]), d);
-                        total[g][t] = multiply_add(s[g].d[i], product, total[g][t]);
-                        if constexpr (F::HAS_MINIMUM) {
-                            total[g][t] = multiply_add(s[g].m[i], weighted_sum, total[g][t]);
-                        }
+                        total[g][t] = add_scaled<F>(total[g][t], sum[g][t][h], s[g].d[i], s[g].m[i], token_d, sums[t] + h);
                     }
                 }
+                values[t] += UNIT_BYTES;
+                scale[t]++;
+                sums[t] += HALVES;
             }
         }
     }
     for (int t = 0; t < TOKENS; t++) {
         for (int g = 0; g < GROUPS; g++) {
-            wasm_v128_store(outs[t] + row + g * ROWS, total[g][t]);
+            wasm_v128_store(outs[t] + row + g * distance * ROWS, total[g][t]);
         }
     }
 }
 
-template <class F, int TOKENS>
+template <class F, int GROUPS, int TOKENS>
 void multiply_few(const F * packed, int64_t columns, int64_t first_row, int64_t last_row, const uint8_t * const * tokens, float * const * outs) {
-    const int64_t blocks = columns / (F::UNITS * UNIT);
+    const size_t blocks = columns / (F::UNITS * UNIT);
     const activation_layout at = layout<F>(columns);
-    int64_t row = first_row;
-    for (; row + 2 * ROWS <= last_row; row += 2 * ROWS) {
-        const F * groups[2] = {packed + row / ROWS * blocks, packed + (row / ROWS + 1) * blocks};
-        multiply_direct<F, 2, TOKENS>(groups, blocks, at, tokens, outs, row);
+    // Every group of a call continues where it stopped in the call before: memory is read as GROUPS long streams.
+    const size_t first_group = first_row / ROWS, groups = (last_row - first_row) / ROWS, distance = groups / GROUPS;
+    for (size_t i = 0; i < distance; i++) {
+        const size_t group = first_group + i;
+        multiply_direct<F, GROUPS, TOKENS>(packed + group * blocks, blocks, distance, at, tokens, outs, group * ROWS);
     }
-    if (row < last_row) {
-        const F * groups[1] = {packed + row / ROWS * blocks};
-        multiply_direct<F, 1, TOKENS>(groups, blocks, at, tokens, outs, row);
+    for (size_t group = first_group + distance * GROUPS; group < first_group + groups; group++) {
+        multiply_direct<F, 1, TOKENS>(packed + group * blocks, blocks, 1, at, tokens, outs, group * ROWS);
     }
 }
 
@@ -177,16 +204,16 @@ void multiply_few(const F * packed, int64_t columns, int64_t first_row, int64_t 
 
 // Unpacked weights of GROUPS groups: for each unit all steps of all groups, then the scales in the same order.
 template <class F, int GROUPS> struct panel {
-    using D = dot<SEVEN_BIT<F>>;
-    static constexpr int UNIT_VECTORS = D::STEPS * GROUPS;
-    static constexpr int UNIT_SCALES = F::HALVES * GROUPS;
+    using D = dot<F::BYTES>;
+    static constexpr size_t UNIT_VECTORS = D::STEPS * GROUPS;
+    static constexpr size_t UNIT_SCALES = F::HALVES * GROUPS;
 
     v128_t * weights;
     v128_t * d;
     v128_t * m;
 
     explicit panel(uint8_t * memory) {
-        const int64_t units = PANEL_COLUMNS / UNIT;
+        const size_t units = PANEL_COLUMNS / UNIT;
         weights = (v128_t *) memory;
         d = weights + units * UNIT_VECTORS;
         m = d + units * UNIT_SCALES;
@@ -194,25 +221,27 @@ template <class F, int GROUPS> struct panel {
 
     static constexpr size_t bytes() { return PANEL_COLUMNS / UNIT * (UNIT_VECTORS + 2 * UNIT_SCALES) * sizeof(v128_t); }
 
-    void fill(const F * const * group, int64_t first_block, int64_t block_count) {
-        v128_t * w = weights;
-        for (int64_t b = 0; b < block_count; b++) {
+    void fill(const F * first, size_t blocks_a_row, size_t block_count) {
+        v128_t *w = weights, *next_d = d, *next_m = m;
+        for (size_t b = 0; b < block_count; b++) {
             scales<F::UNITS * F::HALVES> s[GROUPS];
             for (int g = 0; g < GROUPS; g++) {
-                load_scales(group[g][first_block + b], s[g]);
+                load_scales(first[g * blocks_a_row + b], s[g]);
             }
-            for (int unit = 0; unit < F::UNITS; unit++) {
+            for (int unit = 0; unit < F::UNITS; unit++, w += UNIT_VECTORS) {
 #pragma clang loop unroll(full)
-                for (int step = 0; step < D::STEPS; step++) {
+                for (int position = 0; position < D::STEPS; position++) {
+                    const int step = D::step(position, F::BITS);
                     for (int g = 0; g < GROUPS; g++) {
-                        *w++ = D::template weight<F>(group[g][first_block + b], unit, step);
+                        w[(size_t) step * GROUPS + g] = D::template weight<F>(first[g * blocks_a_row + b], unit, step);
                     }
                 }
-                const int64_t u = b * F::UNITS + unit;
                 for (int h = 0; h < F::HALVES; h++) {
                     for (int g = 0; g < GROUPS; g++) {
-                        d[(u * F::HALVES + h) * GROUPS + g] = s[g].d[unit * F::HALVES + h];
-                        m[(u * F::HALVES + h) * GROUPS + g] = s[g].m[unit * F::HALVES + h];
+                        *next_d++ = s[g].d[unit * F::HALVES + h];
+                        if constexpr (F::HAS_MINIMUM) {
+                            *next_m++ = s[g].m[unit * F::HALVES + h];
+                        }
                     }
                 }
             }
@@ -222,61 +251,57 @@ template <class F, int GROUPS> struct panel {
 
 // Multiply the panel with TOKENS tokens; adds to the output unless this is the first part of the columns.
 template <class F, int GROUPS, int TOKENS>
-void multiply_tile(const panel<F, GROUPS> & p, int64_t first_unit, int64_t unit_count, int64_t units, const activation_layout & at,
-                   const uint8_t * const * tokens, float * const * outs, int64_t row) {
-    using D = dot<SEVEN_BIT<F>>;
-    constexpr int HALVES = F::HALVES, UNIT_BYTES = UNIT * D::VALUE_BYTES;
+void multiply_tile(const panel<F, GROUPS> & p, size_t first_unit, size_t unit_count, size_t units, const activation_layout & at,
+                   const uint8_t * const * tokens, float * const * outs, size_t row) {
+    using D = dot<F::BYTES>;
+    constexpr size_t HALVES = F::HALVES, UNIT_BYTES = UNIT * D::VALUE_BYTES;
     v128_t total[GROUPS][TOKENS];
     const uint8_t * values[TOKENS];
-    const float * scale[TOKENS];
+    const float *scale[TOKENS], *sums[TOKENS];
     for (int t = 0; t < TOKENS; t++) {
         values[t] = tokens[t] + first_unit * UNIT_BYTES;
         scale[t] = (const float *) (tokens[t] + at.scale_offset) + first_unit;
+        sums[t] = scale[t] + units + first_unit * (HALVES - 1);  // the sums follow the scales of all units
         for (int g = 0; g < GROUPS; g++) {
             total[g][t] = first_unit ? wasm_v128_load(outs[t] + row + g * ROWS) : wasm_f32x4_splat(0.0f);
         }
     }
-    const v128_t * w = p.weights;
-    for (int64_t u = 0; u < unit_count; u++) {
+    const v128_t *w = p.weights, *d = p.d, *m = p.m;
+    for (const v128_t * const end = w + unit_count * panel<F, GROUPS>::UNIT_VECTORS; w != end; w += panel<F, GROUPS>::UNIT_VECTORS) {
 #pragma clang loop unroll(full)
-        for (int h = 0; h < HALVES; h++) {
+        for (int h = 0; h < (int) HALVES; h++) {
             v128_t sum[GROUPS][TOKENS];
-            for (int g = 0; g < GROUPS; g++) {
-                for (int t = 0; t < TOKENS; t++) {
-                    sum[g][t] = wasm_i32x4_splat(0);
+            for (int t = 0; t < TOKENS; t++) {
+                for (int g = 0; g < GROUPS; g++) {
+                    sum[g][t] = first_sum<F>(sums[t] + h);
                 }
             }
 #pragma clang loop unroll(full)
-            for (int step = h * D::STEPS / HALVES; step < (h + 1) * D::STEPS / HALVES; step++) {
+            for (int step = h * D::STEPS / F::HALVES; step < (h + 1) * D::STEPS / F::HALVES; step++) {
                 v128_t weight[GROUPS];
                 for (int g = 0; g < GROUPS; g++) {
-                    weight[g] = w[step * GROUPS + g];
+                    weight[g] = w[(size_t) step * GROUPS + g];
                 }
                 for (int t = 0; t < TOKENS; t++) {
-                    const v128_t a = wasm_v128_load32_splat(values[t] + step * D::STEP_BYTES);
+                    const v128_t a = wasm_v128_load32_splat(values[t] + (size_t) step * STEP_BYTES);
                     for (int g = 0; g < GROUPS; g++) {
                         sum[g][t] = D::add(sum[g][t], a, weight[g]);
                     }
                 }
             }
-            const v128_t * d = p.d + (u * HALVES + h) * GROUPS;
-            const v128_t * m = p.m + (u * HALVES + h) * GROUPS;
             for (int t = 0; t < TOKENS; t++) {
-                const v128_t token_d = splat_from(scale[t] + u);
-                // the sums follow the scales of all units; scale[t] points at this part's first unit
-                const v128_t token_sum = splat_from(scale[t] + units + first_unit * (HALVES - 1) + u * HALVES + h);
+                const v128_t token_d = splat_from(scale[t]);
                 for (int g = 0; g < GROUPS; g++) {
-                    const v128_t product = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sum[g][t]), token_d);
-                    total[g][t] = multiply_add(d[g], product, total[g][t]);
-                    if constexpr (F::HAS_MINIMUM) {
-                        total[g][t] = multiply_add(m[g], token_sum, total[g][t]);
-                    }
+                    total[g][t] = add_scaled<F>(total[g][t], sum[g][t], d[g], m[g], token_d, sums[t] + h);
                 }
             }
+            d += GROUPS;
+            m += GROUPS;
         }
-        w += panel<F, GROUPS>::UNIT_VECTORS;
         for (int t = 0; t < TOKENS; t++) {
             values[t] += UNIT_BYTES;
+            scale[t]++;
+            sums[t] += HALVES;
         }
     }
     for (int t = 0; t < TOKENS; t++) {
@@ -289,18 +314,14 @@ void multiply_tile(const panel<F, GROUPS> & p, int64_t first_unit, int64_t unit_
 template <class F, int GROUPS>
 void multiply_panel(const F * packed, int64_t columns, int64_t row, const uint8_t * const * tokens, float * const * outs, int64_t token_count,
                     uint8_t * scratch) {
-    const int64_t blocks = columns / (F::UNITS * UNIT), units = columns / UNIT;
-    const int64_t blocks_a_part = PANEL_COLUMNS / (F::UNITS * UNIT);
+    const size_t blocks = columns / (F::UNITS * UNIT), units = columns / UNIT;
+    const size_t blocks_a_part = PANEL_COLUMNS / (F::UNITS * UNIT);
     const activation_layout at = layout<F>(columns);
     panel<F, GROUPS> p(scratch);
-    const F * group[GROUPS];
-    for (int g = 0; g < GROUPS; g++) {
-        group[g] = packed + (row / ROWS + g) * blocks;
-    }
-    for (int64_t first = 0; first < blocks; first += blocks_a_part) {
-        const int64_t count = std::min(blocks_a_part, blocks - first);
-        const int64_t first_unit = first * F::UNITS, unit_count = count * F::UNITS;
-        p.fill(group, first, count);
+    for (size_t first = 0; first < blocks; first += blocks_a_part) {
+        const size_t count = std::min(blocks_a_part, blocks - first);
+        const size_t first_unit = first * F::UNITS, unit_count = count * F::UNITS;
+        p.fill(packed + row / ROWS * blocks + first, blocks, count);
         int64_t t = 0;
         for (; t + TILE_TOKENS <= token_count; t += TILE_TOKENS) {
             multiply_tile<F, GROUPS, TILE_TOKENS>(p, first_unit, unit_count, units, at, tokens + t, outs + t, row);
@@ -316,9 +337,9 @@ void multiply_all(const void * packed, int64_t columns, int64_t first_row, int64
                   float * const * outs, int64_t token_count, uint8_t * scratch) {
     const F * weights = (const F *) packed;
     switch (token_count) {
-        case 1: return multiply_few<F, 1>(weights, columns, first_row, last_row, tokens, outs);
-        case 2: return multiply_few<F, 2>(weights, columns, first_row, last_row, tokens, outs);
-        case 3: return multiply_few<F, 3>(weights, columns, first_row, last_row, tokens, outs);
+        case 1: return multiply_few<F, 4, 1>(weights, columns, first_row, last_row, tokens, outs);
+        case 2: return multiply_few<F, 2, 2>(weights, columns, first_row, last_row, tokens, outs);
+        case 3: return multiply_few<F, 2, 3>(weights, columns, first_row, last_row, tokens, outs);
         default: break;
     }
     int64_t row = first_row;
@@ -327,21 +348,6 @@ void multiply_all(const void * packed, int64_t columns, int64_t first_row, int64
     }
     for (; row < last_row; row += ROWS) {
         multiply_panel<F, 1>(weights, columns, row, tokens, outs, token_count, scratch);
-    }
-}
-
-// Call `action` with the packed format of a type as its template argument.
-template <class Action> auto with_format(ggml_type type, Action action) {
-    switch (type) {
-        case GGML_TYPE_Q4_0: return action.template operator()<packed_q4_0>();
-        case GGML_TYPE_Q4_1: return action.template operator()<packed_q4_1>();
-        case GGML_TYPE_Q5_0: return action.template operator()<packed_q5_0>();
-        case GGML_TYPE_Q5_1: return action.template operator()<packed_q5_1>();
-        case GGML_TYPE_Q8_0: return action.template operator()<packed_q8_0>();
-        case GGML_TYPE_Q4_K: return action.template operator()<packed_q4_k>();
-        case GGML_TYPE_Q5_K: return action.template operator()<packed_q5_k>();
-        case GGML_TYPE_Q6_K: return action.template operator()<packed_q6_k>();
-        default:             GGML_ABORT("type %d isn't packed", (int) type);
     }
 }
 

@@ -10,7 +10,8 @@ namespace sippet {
 // Tokens (columns of the right-hand matrix) quantised for one kind of weight: all of them start at multiples of `stride` bytes.
 struct activation_layout {
     size_t stride;        // bytes of one token
-    size_t scale_offset;  // where its scales start: one float for each unit, then HALVES floats "scale times sum" for each
+    size_t scale_offset;  // where its scales start: one float for each unit, then HALVES sums for each: a float, scale times sum
+                          // of the integers, for weights with a minimum; else an int32, minus the weights' offset times the sum
 };
 
 activation_layout layout_for(ggml_type type, int64_t columns);

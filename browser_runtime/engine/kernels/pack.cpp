@@ -1,5 +1,5 @@
 // Packs ggml rows into the formats of formats.h, and reads single rows back (for the embedding table, which is both looked up
-// and multiplied). Runs once for each weight while a model loads, so it is written for clarity.
+// and multiplied). Packing runs once for each weight while a model loads; reading rows back is rare, and written for clarity.
 #include "pack.h"
 
 #include "formats.h"
@@ -11,32 +11,77 @@ namespace sippet {
 
 namespace {
 
-// The quantised integers of one unit of one row, before they are interleaved.
-using unit_values = uint8_t[UNIT];
+// The quantised integers of one unit, before they are interleaved.
+using row_values = uint8_t[UNIT];
+using unit_values = row_values[ROWS];
 
 float half_to_float(uint16_t h) { return ggml_fp16_to_fp32(h); }
 
-// Place column `k` of row `r` into the packed bits of a unit.
-template <class F> void put(F & b, int unit, int r, int k, uint8_t value) {
+// Where the byte of column `k` of row `r` lies in a unit of a format with whole bytes.
+template <class F> constexpr int byte_place(int r, int k) {
+    return F::BYTES ? (k / 4) * 16 + r * 4 + (k & 3) : (k / 2) * 8 + r * 2 + (k & 1);
+}
+
+// A unit's eight chunks: four bytes of each row.
+void interleave(const unit_values & values, v128_t * chunks) {
+    for (int half = 0; half < 2; half++, chunks += 4) {
+        v128_t v[ROWS];
+        for (int r = 0; r < ROWS; r++) {
+            v[r] = wasm_v128_load(values[r] + 16 * half);
+        }
+        const v128_t low01 = wasm_i32x4_shuffle(v[0], v[1], 0, 4, 1, 5), low23 = wasm_i32x4_shuffle(v[2], v[3], 0, 4, 1, 5);
+        const v128_t high01 = wasm_i32x4_shuffle(v[0], v[1], 2, 6, 3, 7), high23 = wasm_i32x4_shuffle(v[2], v[3], 2, 6, 3, 7);
+        chunks[0] = wasm_i64x2_shuffle(low01, low23, 0, 2);
+        chunks[1] = wasm_i64x2_shuffle(low01, low23, 1, 3);
+        chunks[2] = wasm_i64x2_shuffle(high01, high23, 0, 2);
+        chunks[3] = wasm_i64x2_shuffle(high01, high23, 1, 3);
+    }
+}
+
+// The low nibbles of vectors of bytes (or of halves with small values), moved up by `shift`.
+v128_t low_bits(v128_t v, int shift) { return wasm_i16x8_shl(wasm_v128_and(v, wasm_i8x16_splat(15)), shift); }
+
+// The bits above them: one or two, moved up by `shift`.
+template <int BITS> v128_t high_bits(v128_t v, int shift) {
+    return wasm_i16x8_shl(wasm_v128_and(wasm_u16x8_shr(v, 4), wasm_i8x16_splat((1 << (BITS - 4)) - 1)), shift);
+}
+
+// Store the values of a unit in the order that formats.h describes.
+template <class F> void put_unit(F & b, int unit, const unit_values & values) {
+    constexpr int STEPS = F::BYTES ? 8 : 16, LOW_STEPS = F::BYTES ? 2 : 4, EXTRA_BITS = F::BITS == 8 ? 0 : F::BITS - 4;
     uint8_t * q = b.q[unit];
     uint8_t * high = const_cast<uint8_t *>(b.high(unit));
-    if constexpr (F::BITS == 8) {
-        q[(k / 2) * 8 + r * 2 + (k & 1)] = value;
-    } else if constexpr (SEVEN_BIT<F>) {
-        const int chunk = k / 4, byte = r * 4 + (k & 3);
-        q[(chunk & 3) * 16 + byte] |= (uint8_t) ((value & 15) << (chunk < 4 ? 0 : 4));
-        if constexpr (F::BITS == 5) {
-            high[byte] |= (uint8_t) ((value >> 4) << chunk);
-        } else if constexpr (F::BITS == 6) {
-            high[16 * (chunk >> 2) + byte] |= (uint8_t) ((value >> 4) << (2 * (chunk & 3)));
+    v128_t chunks[8], steps[STEPS];  // chunks of bytes or pairs of halves
+    interleave(values, chunks);
+    for (int c = 0; c < 8; c++) {
+        if constexpr (F::BYTES) {
+            steps[c] = chunks[c];
+        } else {
+            const v128_t pairs = wasm_i16x8_shuffle(chunks[c], chunks[c], 0, 2, 4, 6, 1, 3, 5, 7);
+            steps[2 * c] = wasm_u16x8_extend_low_u8x16(pairs);
+            steps[2 * c + 1] = wasm_u16x8_extend_high_u8x16(pairs);
+            chunks[c] = pairs;
         }
-    } else {
-        const int pair = k / 2, lane = r * 2 + (k & 1);
-        reinterpret_cast<uint16_t *>(q + 16 * (pair >> 2))[lane] |= (uint16_t) ((value & 15) << (4 * (pair & 3)));
-        if constexpr (F::BITS == 5) {
-            reinterpret_cast<uint16_t *>(high)[lane] |= (uint16_t) ((value >> 4) << pair);
-        } else if constexpr (F::BITS == 6) {
-            reinterpret_cast<uint16_t *>(high + 16 * (pair >> 3))[lane] |= (uint16_t) ((value >> 4) << (2 * (pair & 7)));
+    }
+    if constexpr (F::BITS == 8) {
+        std::memcpy(q, chunks, sizeof chunks);
+        return;
+    }
+    for (int j = 0; j < 4; j++) {
+        v128_t low = wasm_i8x16_splat(0);
+        for (int n = 0; n < LOW_STEPS; n++) {
+            low = wasm_v128_or(low, low_bits(steps[F::BYTES ? j + 4 * n : 4 * j + n], 4 * n));
+        }
+        wasm_v128_store(q + 16 * j, low);
+    }
+    if constexpr (EXTRA_BITS > 0) {
+        constexpr int A_PLANE = STEPS / EXTRA_BITS;
+        for (int plane = 0; plane < EXTRA_BITS; plane++) {
+            v128_t bits = wasm_i8x16_splat(0);
+            for (int n = 0; n < A_PLANE; n++) {
+                bits = wasm_v128_or(bits, high_bits<F::BITS>(steps[plane * A_PLANE + n], EXTRA_BITS * n));
+            }
+            wasm_v128_store(high + 16 * plane, bits);
         }
     }
 }
@@ -45,8 +90,8 @@ template <class F> uint8_t get(const F & b, int unit, int r, int k) {
     const uint8_t * q = b.q[unit];
     const uint8_t * high = b.high(unit);
     if constexpr (F::BITS == 8) {
-        return q[(k / 2) * 8 + r * 2 + (k & 1)];
-    } else if constexpr (SEVEN_BIT<F>) {
+        return q[byte_place<F>(r, k)];
+    } else if constexpr (F::BYTES) {
         const int chunk = k / 4, byte = r * 4 + (k & 3);
         uint8_t value = (q[(chunk & 3) * 16 + byte] >> (chunk < 4 ? 0 : 4)) & 15;
         if constexpr (F::BITS == 5) {
@@ -67,22 +112,16 @@ template <class F> uint8_t get(const F & b, int unit, int r, int k) {
     }
 }
 
-template <class F> void put_unit(F & b, int unit, int r, const unit_values & values) {
-    for (int k = 0; k < UNIT; k++) {
-        put(b, unit, r, k, values[k]);
-    }
-}
+// ---- one ggml block of one row: its scales go to their place, its values are noted for put_unit ----
 
-// ---- one ggml block of one row -> its place in a packed group ----
-
-void nibbles_of(const uint8_t * qs, unit_values & out) {
+void nibbles_of(const uint8_t * qs, row_values & out) {
     for (int k = 0; k < 16; k++) {
         out[k] = qs[k] & 15;
         out[k + 16] = qs[k] >> 4;
     }
 }
 
-void fifth_bits_of(const uint8_t * qh, unit_values & values) {
+void fifth_bits_of(const uint8_t * qh, row_values & values) {
     uint32_t bits;
     std::memcpy(&bits, qh, sizeof bits);
     for (int k = 0; k < UNIT; k++) {
@@ -90,44 +129,40 @@ void fifth_bits_of(const uint8_t * qh, unit_values & values) {
     }
 }
 
-void pack_block(packed_q4_0 & out, int r, const block_q4_0 & in) {
-    unit_values values;
+void pack_block(packed_q4_0 & out, int r, const block_q4_0 & in, unit_values * values) {
     out.d[r] = in.d;
-    nibbles_of(in.qs, values);
-    put_unit(out, 0, r, values);
+    nibbles_of(in.qs, values[0][r]);
 }
 
-void pack_block(packed_q4_1 & out, int r, const block_q4_1 & in) {
-    unit_values values;
+void pack_block(packed_q4_1 & out, int r, const block_q4_1 & in, unit_values * values) {
     out.d[r] = in.d;
     out.m[r] = in.m;
-    nibbles_of(in.qs, values);
-    put_unit(out, 0, r, values);
+    nibbles_of(in.qs, values[0][r]);
 }
 
-void pack_block(packed_q5_0 & out, int r, const block_q5_0 & in) {
-    unit_values values;
+void pack_block(packed_q5_0 & out, int r, const block_q5_0 & in, unit_values * values) {
     out.d[r] = in.d;
-    nibbles_of(in.qs, values);
-    fifth_bits_of(in.qh, values);
-    put_unit(out, 0, r, values);
+    nibbles_of(in.qs, values[0][r]);
+    fifth_bits_of(in.qh, values[0][r]);
 }
 
-void pack_block(packed_q5_1 & out, int r, const block_q5_1 & in) {
-    unit_values values;
+void pack_block(packed_q5_1 & out, int r, const block_q5_1 & in, unit_values * values) {
     out.d[r] = in.d;
     out.m[r] = in.m;
-    nibbles_of(in.qs, values);
-    fifth_bits_of(in.qh, values);
-    put_unit(out, 0, r, values);
+    nibbles_of(in.qs, values[0][r]);
+    fifth_bits_of(in.qh, values[0][r]);
 }
 
-void pack_block(packed_q8_0 & out, int r, const block_q8_0 & in) {
-    unit_values values;
+template <class F> void pack_bytes(F & out, int r, const block_q8_0 & in, row_values & values) {
     out.d[r] = in.d;
-    std::memcpy(values, in.qs, sizeof values);
-    put_unit(out, 0, r, values);
+    const uint8_t offset = (uint8_t) F::offset();
+    for (int k = 0; k < UNIT; k++) {
+        values[k] = (uint8_t) in.qs[k] + offset;
+    }
 }
+
+void pack_block(packed_q8_0 & out, int r, const block_q8_0 & in, unit_values * values) { pack_bytes(out, r, in, values[0][r]); }
+void pack_block(packed_q8_0_chunks & out, int r, const block_q8_0 & in, unit_values * values) { pack_bytes(out, r, in, values[0][r]); }
 
 // Scales and minima of Q4_K and Q5_K: eight of 6 bits each in 12 bytes; the layout is ggml's (ggml-quants.c, get_scale_min_k4).
 void pack_k_scales(packed_k_scales & out, int r, const uint8_t * s) {
@@ -141,52 +176,49 @@ void pack_k_scales(packed_k_scales & out, int r, const uint8_t * s) {
 }
 
 // Q4_K and Q5_K keep columns 64j..64j+31 in the low nibbles of 32 bytes and 64j+32..64j+63 in the high ones.
-template <class Packed> void pack_k_nibbles(Packed & out, int r, const uint8_t * qs, const uint8_t * qh) {
+void k_nibbles_of(const uint8_t * qs, const uint8_t * qh, int r, unit_values * values) {
     for (int unit = 0; unit < 8; unit++) {
-        unit_values values;
+        const int shift = unit & 1 ? 4 : 0;
         for (int k = 0; k < UNIT; k++) {
-            const uint8_t byte = qs[(unit / 2) * 32 + k];
-            values[k] = (unit & 1) ? byte >> 4 : byte & 15;
-            if (qh) {
-                values[k] |= (uint8_t) (((qh[k] >> unit) & 1) << 4);
-            }
+            values[unit][r][k] = (qs[(unit / 2) * 32 + k] >> shift) & 15;
         }
-        put_unit(out, unit, r, values);
+        for (int k = 0; qh && k < UNIT; k++) {
+            values[unit][r][k] |= (uint8_t) (((qh[k] >> unit) & 1) << 4);
+        }
     }
 }
 
-void pack_block(packed_q4_k & out, int r, const block_q4_K & in) {
+void pack_block(packed_q4_k & out, int r, const block_q4_K & in, unit_values * values) {
     out.d[r] = in.d;
     out.dmin[r] = in.dmin;
     pack_k_scales(out.s, r, in.scales);
-    pack_k_nibbles(out, r, in.qs, nullptr);
+    k_nibbles_of(in.qs, nullptr, r, values);
 }
 
-void pack_block(packed_q5_k & out, int r, const block_q5_K & in) {
+void pack_block(packed_q5_k & out, int r, const block_q5_K & in, unit_values * values) {
     out.d[r] = in.d;
     out.dmin[r] = in.dmin;
     pack_k_scales(out.s, r, in.scales);
-    pack_k_nibbles(out, r, in.qs, in.qh);
+    k_nibbles_of(in.qs, in.qh, r, values);
 }
 
-void pack_block(packed_q6_k & out, int r, const block_q6_K & in) {
+void pack_block(packed_q6_k & out, int r, const block_q6_K & in, unit_values * values) {
     out.d[r] = in.d;
     for (int i = 0; i < 16; i++) {
         out.s[i][r] = in.scales[i];
     }
     for (int unit = 0; unit < 8; unit++) {  // 128 columns use 64 bytes of ql and 32 of qh (ggml-quants.c, dequantize_row_q6_K)
-        const int part = unit / 4, quarter = unit % 4;
-        unit_values values;
+        const int part = unit / 4, quarter = unit % 4, shift = quarter < 2 ? 0 : 4;
         for (int k = 0; k < UNIT; k++) {
             const uint8_t low = in.ql[part * 64 + (quarter & 1) * 32 + k];
             const uint8_t high = in.qh[part * 32 + k];
-            values[k] = (uint8_t) ((quarter < 2 ? low & 15 : low >> 4) | (((high >> (2 * quarter)) & 3) << 4));
+            values[unit][r][k] = (uint8_t) (((low >> shift) & 15) | (((high >> (2 * quarter)) & 3) << 4));
         }
-        put_unit(out, unit, r, values);
     }
 }
 
-template <class F, class Block> void pack_all(const void * source, void * destination, int64_t rows, int64_t columns) {
+template <class F> void pack_all(const void * source, void * destination, int64_t rows, int64_t columns) {
+    using Block = typename F::block;
     const int64_t blocks = columns / (F::UNITS * UNIT);
     std::vector<Block> group(ROWS * blocks);  // the destination may be the source
     for (int64_t row = 0; row < rows; row += ROWS) {
@@ -194,8 +226,12 @@ template <class F, class Block> void pack_all(const void * source, void * destin
         F * out = (F *) destination + row / ROWS * blocks;
         std::memset(out, 0, blocks * sizeof(F));
         for (int64_t b = 0; b < blocks; b++) {
+            unit_values values[F::UNITS];
             for (int r = 0; r < ROWS; r++) {
-                pack_block(out[b], r, group[r * blocks + b]);
+                pack_block(out[b], r, group[r * blocks + b], values);
+            }
+            for (int unit = 0; unit < F::UNITS; unit++) {
+                put_unit(out[b], unit, values[unit]);
             }
         }
     }
@@ -211,12 +247,15 @@ template <class F> void unpack_one(const void * packed, int64_t row, int64_t col
         load_scales(group[b], s);
         for (int unit = 0; unit < F::UNITS; unit++) {
             for (int k = 0; k < UNIT; k++) {
-                float d[4], m[4];
-                wasm_v128_store(d, s.d[unit * F::HALVES + k / PER_HALF]);
-                wasm_v128_store(m, s.m[unit * F::HALVES + k / PER_HALF]);
-                const uint8_t q = get(group[b], unit, r, k);
-                const float value = F::BITS == 8 ? (float) (int8_t) q : (float) q;
-                *out++ = d[r] * value + m[r];
+                const int i = unit * F::HALVES + k / PER_HALF;
+                float d[4], m[4] = {};
+                wasm_v128_store(d, s.d[i]);
+                if constexpr (F::HAS_MINIMUM) {
+                    wasm_v128_store(m, s.m[i]);
+                }
+                const uint8_t stored = get(group[b], unit, r, k);
+                const int q = F::BITS == 8 ? (int8_t) (stored - F::offset()) : stored - F::offset();
+                *out++ = d[r] * (float) q + m[r];
             }
         }
     }
@@ -239,31 +278,11 @@ bool can_pack(ggml_type type, int64_t columns) {
 }
 
 void pack_rows(ggml_type type, const void * source, void * destination, int64_t rows, int64_t columns) {
-    switch (type) {
-        case GGML_TYPE_Q4_0: return pack_all<packed_q4_0, block_q4_0>(source, destination, rows, columns);
-        case GGML_TYPE_Q4_1: return pack_all<packed_q4_1, block_q4_1>(source, destination, rows, columns);
-        case GGML_TYPE_Q5_0: return pack_all<packed_q5_0, block_q5_0>(source, destination, rows, columns);
-        case GGML_TYPE_Q5_1: return pack_all<packed_q5_1, block_q5_1>(source, destination, rows, columns);
-        case GGML_TYPE_Q8_0: return pack_all<packed_q8_0, block_q8_0>(source, destination, rows, columns);
-        case GGML_TYPE_Q4_K: return pack_all<packed_q4_k, block_q4_K>(source, destination, rows, columns);
-        case GGML_TYPE_Q5_K: return pack_all<packed_q5_k, block_q5_K>(source, destination, rows, columns);
-        case GGML_TYPE_Q6_K: return pack_all<packed_q6_k, block_q6_K>(source, destination, rows, columns);
-        default:             GGML_ABORT("type %d can't be packed", (int) type);
-    }
+    with_format(type, [=]<class F>() { pack_all<F>(source, destination, rows, columns); });
 }
 
 void unpack_row(ggml_type type, const void * packed, int64_t row, int64_t columns, float * out) {
-    switch (type) {
-        case GGML_TYPE_Q4_0: return unpack_one<packed_q4_0>(packed, row, columns, out);
-        case GGML_TYPE_Q4_1: return unpack_one<packed_q4_1>(packed, row, columns, out);
-        case GGML_TYPE_Q5_0: return unpack_one<packed_q5_0>(packed, row, columns, out);
-        case GGML_TYPE_Q5_1: return unpack_one<packed_q5_1>(packed, row, columns, out);
-        case GGML_TYPE_Q8_0: return unpack_one<packed_q8_0>(packed, row, columns, out);
-        case GGML_TYPE_Q4_K: return unpack_one<packed_q4_k>(packed, row, columns, out);
-        case GGML_TYPE_Q5_K: return unpack_one<packed_q5_k>(packed, row, columns, out);
-        case GGML_TYPE_Q6_K: return unpack_one<packed_q6_k>(packed, row, columns, out);
-        default:             GGML_ABORT("type %d isn't packed", (int) type);
-    }
+    with_format(type, [=]<class F>() { unpack_one<F>(packed, row, columns, out); });
 }
 
 }  // namespace sippet

@@ -7,6 +7,7 @@
 #include "ggml-impl.h"
 #include "matmul.h"
 #include "pack.h"
+#include "row_share.h"
 #include "traits.h"
 
 #include <algorithm>
@@ -15,8 +16,7 @@ namespace sippet {
 
 namespace {
 
-constexpr int ROW_STEP = 8;       // threads share rows in multiples of this
-constexpr int CHUNKS_A_THREAD = 4;  // so that a slow thread doesn't hold up the others
+constexpr int CHUNKS_A_THREAD = 8;  // so that a slow thread doesn't hold up the others
 constexpr size_t ALIGNMENT = 64;
 
 size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) & ~(ALIGNMENT - 1); }
@@ -29,14 +29,15 @@ bool is_packable(const ggml_tensor * t) {
 struct work_plan {
     int64_t token_rows;  // quantised tokens
     int64_t list_length;  // longest list of tokens that is multiplied at once
-    size_t tokens_at, lists_at, list_bytes, scratch_at, scratch_each, total;
+    size_t token_stride, tokens_at, lists_at, list_bytes, scratch_at, scratch_each, total;
 
     work_plan(const ggml_tensor * op, int threads) {
         const ggml_tensor *w = op->src[0], *x = op->src[1];
         token_rows = x->ne[1] * x->ne[2] * x->ne[3];
         list_length = op->op == GGML_OP_MUL_MAT_ID ? op->src[2]->ne[0] * op->src[2]->ne[1] : token_rows;
+        token_stride = layout_for(w->type, w->ne[0]).stride;
         tokens_at = 0;
-        lists_at = aligned(token_rows * layout_for(w->type, w->ne[0]).stride);
+        lists_at = aligned((token_rows == 1 ? threads : token_rows) * token_stride);
         list_bytes = aligned(list_length * 2 * sizeof(void *));
         scratch_at = lists_at + threads * list_bytes;
         scratch_each = aligned(scratch_bytes(w->type, w->ne[0]));
@@ -60,13 +61,30 @@ void quantize_all(const ggml_compute_params * params, const ggml_tensor * w, con
     ggml_barrier(params->threadpool);
 }
 
+// Decoding: every thread quantises the token for itself and takes an equal share of the rows, because waiting for each other would
+// cost more than either.
+void compute_mul_vec(const ggml_compute_params * params, const work_plan & plan, uint8_t * base, uint8_t * scratch, ggml_tensor * op) {
+    const ggml_tensor *w = op->src[0], *x = op->src[1];
+    const auto [first, last] = share_of_rows(params, w->ne[1]);
+    if (first >= last) {
+        return;
+    }
+    uint8_t * token = base + plan.tokens_at + params->ith * plan.token_stride;
+    quantize_token(w->type, (const float *) x->data, x->ne[0], token);
+    float * out = (float *) op->data;
+    multiply(w->type, w->data, w->ne[0], first, last, &token, &out, 1, scratch);
+}
+
 void compute_mul_mat(const ggml_compute_params * params, ggml_tensor * op) {
     const ggml_tensor *w = op->src[0], *x = op->src[1];
     const work_plan plan(op, params->nth);
     GGML_ASSERT(plan.total <= params->wsize);
     uint8_t * base = work_base(params);
     uint8_t * scratch = base + plan.scratch_at + params->ith * plan.scratch_each;
-    const size_t stride = layout_for(w->type, w->ne[0]).stride;
+    if (plan.token_rows == 1) {
+        return compute_mul_vec(params, plan, base, scratch, op);
+    }
+    const size_t stride = plan.token_stride;
     quantize_all(params, w, x, base + plan.tokens_at, stride);
 
     const uint8_t ** tokens = (const uint8_t **) (base + plan.lists_at + params->ith * plan.list_bytes);
@@ -92,14 +110,12 @@ void compute_mul_mat_id(const ggml_compute_params * params, ggml_tensor * op) {
     GGML_ASSERT(plan.total <= params->wsize);
     uint8_t * base = work_base(params);
     uint8_t * scratch = base + plan.scratch_at + params->ith * plan.scratch_each;
-    const size_t stride = layout_for(w->type, w->ne[0]).stride;
+    const size_t stride = plan.token_stride;
     quantize_all(params, w, x, base + plan.tokens_at, stride);
 
     const uint8_t ** tokens = (const uint8_t **) (base + plan.lists_at + params->ith * plan.list_bytes);
     float ** outs = (float **) (tokens + plan.list_length);
-    const int64_t steps = (w->ne[1] + ROW_STEP - 1) / ROW_STEP;
-    const int64_t first = params->ith * steps / params->nth * ROW_STEP;
-    const int64_t last = std::min((params->ith + 1) * steps / params->nth * ROW_STEP, w->ne[1]);
+    const auto [first, last] = share_of_rows(params, w->ne[1]);
     if (first >= last) {
         return;
     }

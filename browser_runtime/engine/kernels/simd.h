@@ -25,10 +25,9 @@ SIPPET_INLINE v128_t splat_from(const float * p) { return wasm_v128_load32_splat
 
 // Four half floats to four floats. Scales are finite, so infinities and NaNs need no care here; subnormals come out right.
 SIPPET_INLINE v128_t load_half4(const void * p) {
-    const v128_t h = wasm_u32x4_load16x4(p);
-    const v128_t magnitude = wasm_i32x4_shl(wasm_v128_and(h, wasm_i32x4_splat(0x7fff)), 13);
-    const v128_t sign = wasm_i32x4_shl(wasm_v128_and(h, wasm_i32x4_splat(0x8000)), 16);
-    return wasm_v128_or(wasm_f32x4_mul(magnitude, wasm_f32x4_splat(0x1p112f)), sign);
+    // the half's sign lands on bits 28 to 31; one of them is enough
+    const v128_t moved = wasm_i32x4_shl(wasm_i32x4_load16x4(p), 13);
+    return wasm_f32x4_mul(wasm_v128_and(moved, wasm_i32x4_splat((int32_t) 0x8fffe000u)), wasm_f32x4_splat(0x1p112f));
 }
 
 // Four unsigned bytes to four floats.
@@ -39,6 +38,12 @@ SIPPET_INLINE v128_t load_bytes4(const uint8_t * p) {
 // Four signed bytes to four floats.
 SIPPET_INLINE v128_t load_signed_bytes4(const int8_t * p) {
     return wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p))));
+}
+
+// Four floats between -2^22 and 2^22 to the nearest integers, ties to even: added to 1.5 * 2^23, they are its lowest bits.
+SIPPET_INLINE v128_t nearest_integer(v128_t x) {
+    const v128_t magic = wasm_f32x4_splat(12582912.0f);
+    return wasm_i32x4_sub(wasm_f32x4_add(x, magic), magic);
 }
 
 SIPPET_INLINE float horizontal_max(v128_t v) {

@@ -5,11 +5,12 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { STACK_BYTES = 1 << 20, MAX_KEYS = 64, DESTRUCTOR_ROUNDS = 4 };
+enum { STACK_BYTES = 1 << 20, MAX_KEYS = 64, DESTRUCTOR_ROUNDS = 4, LOOKS_BEFORE_SLEEP = 60000, SLEEP_NANOSECONDS = 500000000 };
 
 typedef struct thread {
     uint32_t stack_top; // read by the worker script before it enters: keep these two first
@@ -62,6 +63,40 @@ static bool wait_on(int * address, int expected, int64_t nanoseconds) {
 }
 
 static void wake(int * address, uint32_t count) { __builtin_wasm_memory_atomic_notify(address, count); }
+
+// For waits of microseconds, where a system call would cost more than what is waited for.
+static int sleeping_waiters;
+static int thread_is_lost;
+
+// Called by a worker script whose thread ended in a trap or an exception: whoever waits for that thread would do so for ever.
+__attribute__((export_name("sippet_thread_lost"))) void sippet_thread_lost(void) {
+    __atomic_store_n(&thread_is_lost, 1, __ATOMIC_SEQ_CST);
+}
+
+// Wait until *address differs from `expected`: first by looking again and again, then asleep, but never for a lost thread.
+void sippet_spin_then_wait(int * address, int expected) {
+    for (int look = 0; look < LOOKS_BEFORE_SLEEP; look++) {
+        if (__atomic_load_n(address, __ATOMIC_ACQUIRE) != expected) {
+            return;
+        }
+    }
+    __atomic_fetch_add(&sleeping_waiters, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(address, __ATOMIC_SEQ_CST) == expected) {
+        if (__atomic_load_n(&thread_is_lost, __ATOMIC_SEQ_CST)) {
+            fputs("a thread of the engine ended\n", stderr);
+            abort();
+        }
+        wait_on(address, expected, SLEEP_NANOSECONDS);
+    }
+    __atomic_fetch_sub(&sleeping_waiters, 1, __ATOMIC_SEQ_CST);
+}
+
+// Call after changing *address, with sequential consistency: either we see the sleeper or the sleeper sees the change.
+void sippet_wake_waiting(int * address) {
+    if (__atomic_load_n(&sleeping_waiters, __ATOMIC_SEQ_CST) > 0) {
+        wake(address, UINT32_MAX);
+    }
+}
 
 static void free_block(thread * block) {
     free(block->stack);

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import _json
 from ..errors import InvalidOption, RemoteError, UnsupportedOption
 from ._sse import SseEvent
 from .base import CallKind, StreamKind
@@ -119,7 +119,7 @@ def parse(event: SseEvent) -> dict[str, Any]:
         RemoteError: it isn't one.
     """
     try:
-        found = json.loads(event.data)
+        found = _json.loads(event.data)
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -13,6 +13,14 @@ from ..platform.base import EngineAssets, EnginePort
 GRACE = 120.0
 """Seconds that opening the module may take. A blocked script or WASM file makes it hang without an error."""
 
+TICK = 30.0
+"""Seconds between two looks at whether the host has said anything."""
+
+SILENCE = 20
+"""Looks without a word, while something waits, after which the host is given up: no step of any model that a tab can
+hold takes ten minutes, and where one of the engine's threads has died, a step never ends. Looks are counted and not
+seconds, for a machine that slept has not been silent."""
+
 
 class HostError(Exception):
     """The engine host reported a failure; what it means depends on what was asked.
@@ -45,6 +53,8 @@ class HostLine:
         self._streams: dict[int, asyncio.Queue[dict[str, Any]]] = {}
         self._crash: EngineCrashed | None = None
         self._closed = False
+        self._silent = 0  # looks since the host's last word
+        self._watch: asyncio.TimerHandle | None = None
 
     async def open(self, engine: str, assets: EngineAssets, **options: Any) -> dict[str, Any]:
         """Load the module. Returns what the host says of it.
@@ -82,6 +92,7 @@ class HostLine:
         self._replies[number] = future
         try:
             self._post({**message, "id": number})
+            self._look_later()
             reply = await future
         finally:
             del self._replies[number]
@@ -102,6 +113,7 @@ class HostLine:
         finished = False
         try:
             self._post({**message, "op": "stream", "id": number})
+            self._look_later()
             while not finished:
                 reply = await queue.get()
                 finished = "error" in reply or bool(reply.get("last"))
@@ -123,6 +135,8 @@ class HostLine:
         if self._closed:
             return
         self._closed = True
+        if self._watch:
+            self._watch.cancel()
         self._fail("the engine was closed")
         self._port.close()
 
@@ -131,7 +145,26 @@ class HostLine:
             raise self._crash
         self._port.post(message)
 
+    def _look_later(self) -> None:
+        if self._watch is None:
+            self._silent = 0
+            self._watch = asyncio.get_running_loop().call_later(TICK, self._look)
+
+    def _look(self) -> None:
+        """Give the host up where it has been silent for too long."""
+        self._watch = None
+        if not self._replies and not self._streams:
+            return
+        silent = self._silent + 1
+        if silent >= SILENCE:
+            self._fail(f"it said nothing for {SILENCE * TICK:g} seconds")
+            self._port.close()  # it may be computing still, for nobody
+            return
+        self._look_later()
+        self._silent = silent
+
     def _receive(self, message: dict[str, Any]) -> None:
+        self._silent = 0
         number = message.get("id")
         if number is None:
             self._fail(message["error"]["message"])

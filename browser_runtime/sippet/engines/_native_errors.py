@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import (
     ContextOverflow,
     EngineError,
     InvalidModel,
-    InvalidOption,
     ModelTooLarge,
     SippError,
     UnsupportedModel,
     UnsupportedOperation,
 )
+from ._refused import refused
 
 _MARKS = re.compile(r"^[\d.]+ [A-Z] +(?:srv +|slot +|cmn +)?(?:\w+: +)?")
 _MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "unable to allocate", "cannot allocate")
 _UNSUPPORTED = ("unknown model architecture", "unsupported", "unknown projector")
 
 
-def memory_is_out(log: Sequence[str]) -> bool:
+def memory_is_out(log: Iterable[str]) -> bool:
     """Whether the log says that memory didn't suffice."""
     return any(sign in line.lower() for line in log for sign in _MEMORY)
 
 
-def load_error(log: Sequence[str]) -> SippError:
+def load_error(log: Iterable[str]) -> SippError:
     """Why a load failed.
 
     Args:
         log: the last lines that the worker wrote.
     """
-    reason, details = _reason(log), {"log": list(log)}
+    log = list(log)
+    reason, details = _reason(log), {"log": log}
     if memory_is_out(log):
         return ModelTooLarge(
             f"The model does not fit into this machine's memory: {reason}",
@@ -63,13 +64,13 @@ def request_error(error: Mapping[str, Any]) -> SippError:
             hint="Embedding and reranking need a model for it, loaded with context.embeddings=True.",
         )
     if kind in ("invalid_request_error", "ValueError"):
-        return InvalidOption("request", f"The engine refused the request: {message}")
+        return refused(message)
     return EngineError(f"The engine failed: {message}")
 
 
 def _reason(log: Sequence[str]) -> str:
     """The last errors of the log, without the log's own marks."""
-    errors = [line for line in log if re.match(r"^[\d.]+ E ", line)] or list(log[-1:])
+    errors = [line for line in log if re.match(r"^[\d.]+ E ", line)] or log[-1:]
     told = [_MARKS.sub("", line).strip() for line in errors]
     told = [line for line in told if line and not line.startswith("exiting due to")]
     return "; ".join(dict.fromkeys(told[-3:])) or "no reason was given"

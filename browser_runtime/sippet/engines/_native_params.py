@@ -17,6 +17,8 @@ BATCH = 64
 CPU."""
 GPU_BATCH = 512
 """:data:`BATCH` where a GPU computes, which small ones leave idle."""
+MAX_DEVICES = 128
+"""llama.cpp wants a share for each that could be."""
 
 Value = Any
 Assign = Callable[[Any], Mapping[str, Value]]
@@ -37,6 +39,8 @@ def _enum(name: str, kind: str, prefix: str, members: Mapping[str, str] | None =
 def _threads(value: int) -> Mapping[str, Value]:
     return {"cpuparams.n_threads": value, "cpuparams_batch.n_threads": value}
 
+
+_POOLING = _enum("pooling_type", "llama_pooling_type", "LLAMA_POOLING_TYPE_")
 
 HONOURED: Mapping[str, Mapping[str, Assign | None]] = {
     "context": {
@@ -59,7 +63,7 @@ HONOURED: Mapping[str, Mapping[str, Assign | None]] = {
         "yarn_beta_fast": _same("yarn_beta_fast"),
         "yarn_beta_slow": _same("yarn_beta_slow"),
         "embeddings": _same("embedding"),
-        "pooling": _enum("pooling_type", "llama_pooling_type", "LLAMA_POOLING_TYPE_"),
+        "pooling": _POOLING,
         "chat_template": _same("chat_template"),
         "n_threads_batch": _same("cpuparams_batch.n_threads"),
         "warmup": _same("warmup"),
@@ -79,7 +83,7 @@ HONOURED: Mapping[str, Mapping[str, Assign | None]] = {
         "n_gpu_layers": _same("n_gpu_layers"),
         "main_gpu": _same("main_gpu"),
         "split_mode": _enum("split_mode", "llama_split_mode", "LLAMA_SPLIT_MODE_"),
-        "tensor_split": lambda value: {"tensor_split": list(value)},
+        "tensor_split": lambda value: {"tensor_split": [*value, *[0.0] * (MAX_DEVICES - len(value))]},
     },
     "multimodal": {
         "image_min_tokens": _same("image_min_tokens"),
@@ -108,7 +112,9 @@ def gpu_options(config: RuntimeConfig) -> list[str]:
     return [name for group, name in GPU_ONLY if getattr(getattr(config, group), name)]
 
 
-def native_params(config: RuntimeConfig, files: Sequence[Path], projector: Path | None, *, gpu: bool) -> dict[str, Any]:
+def native_params(
+    config: RuntimeConfig, files: Sequence[Path], projector: Path | None, *, gpu: bool, ranks: bool = False
+) -> dict[str, Any]:
     """Parameters for the worker: dotted names of llama.cpp's, constants as ``{"enum": [type, member]}``.
 
     Args:
@@ -116,6 +122,7 @@ def native_params(config: RuntimeConfig, files: Sequence[Path], projector: Path 
         files: the model's shards.
         projector: its image projector.
         gpu: let layers go to a GPU that the wheel knows of.
+        ranks: the model is a reranker.
 
     Raises:
         UnsupportedOption: a field that was given has no meaning here.
@@ -139,6 +146,8 @@ def native_params(config: RuntimeConfig, files: Sequence[Path], projector: Path 
     if projector is not None:
         found["mmproj.path"] = str(projector)
         found["mmproj_use_gpu"] = gpu
+    if ranks:  # the server reranks only where it was told so, whatever the model's file says
+        found |= _POOLING("rank")
     for group in dataclasses.fields(config):
         honoured = HONOURED.get(group.name, {})
         for name, value in given(getattr(config, group.name)).items():

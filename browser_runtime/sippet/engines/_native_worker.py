@@ -41,18 +41,20 @@ class Worker:
         self._key = secrets.token_urlsafe(16)
         self._address = ""
 
-    def run(self) -> None:
-        """Answer requests until the input ends."""
+    def run(self) -> bool:
+        """Answer requests until the input ends. False: there was nothing to serve, because the load failed."""
         for line in self._source:
             request = json.loads(line)
             if request["op"] == "cancel":
                 self._cancelled.add(request["id"])
             elif request["op"] == "load":
-                self._answer(request)  # nothing else comes before it is done
+                if not self._answer(request):  # nothing else comes before it is done
+                    return False
             else:
                 threading.Thread(target=self._answer, args=(request,), daemon=True).start()
+        return True
 
-    def _answer(self, request: dict[str, Any]) -> None:
+    def _answer(self, request: dict[str, Any]) -> bool:
         number = request["id"]
         try:
             result = getattr(self, f"_{request['op']}")(request)
@@ -61,6 +63,7 @@ class Worker:
         else:
             reply = {"id": number, "result": result}
         self._send(json.dumps(reply).encode())
+        return "result" in reply
 
     def _send(self, line: bytes) -> None:
         with self._lock:
@@ -74,13 +77,13 @@ class Worker:
                 sys.path.append(folder)
         import xllamacpp  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-        params = xllamacpp.CommonParams()
-        for name, value in request["params"].items():
-            _assign(xllamacpp, params, name, value)
         devices = [device["name"] for device in xllamacpp.get_device_info()] if request["devices"] else []
         gpus = [name for name in devices if name != "CPU"]
         if request["gpu_options"] and not gpus:
             return {"refused": request["gpu_options"][0]}
+        params = xllamacpp.CommonParams()
+        for name, value in request["params"].items():
+            _assign(xllamacpp, params, name, value)
         if gpus and request["gpu_batch"]:
             params.n_batch = params.n_ubatch = request["gpu_batch"]
         if request["lora"]:
@@ -107,6 +110,7 @@ class Worker:
         params.api_keys = [self._key]
         params.ui = False
         params.n_threads_http = 2
+        params.slot_save_path = os.path.join(folder, "")  # noqa: PTH118 (llama.cpp appends the file's name)
         path = os.path.join(folder, "server.sock")  # noqa: PTH118 (a text is wanted)
         if hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) < MAX_SOCKET_PATH:
             params.hostnames = [path]
@@ -132,6 +136,8 @@ class Worker:
             return self._server.handle_embeddings(body)
         if kind == "rerank":
             return self._server.handle_rerank(body)
+        if kind in ("save", "restore"):
+            return self._http("POST", f"/slots/{body['slot']}?action={kind}", {"filename": body["file"]})
         return self._http("POST", PATHS[kind], body)
 
     def _http(self, method: str, path: str, body: Any = None) -> Any:
@@ -172,8 +178,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which then cancels a request
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints must not come among the lines
-    Worker(sys.stdin.buffer, sink).run()
-    os._exit(0)  # at once, whatever still computes
+    if Worker(sys.stdin.buffer, sink).run():
+        os._exit(0)  # at once, whatever still computes
+    # An ordinary end writes out llama.cpp's log, which a thread of its own prints: it says why the load failed.
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .. import _json
 from ..errors import InvalidOption, UnsupportedOperation
 from ._dialect import Call, Decoder, Dialect, StreamFailed, chunk, parse
 from ._sse import SseEvent
@@ -240,7 +241,7 @@ def _block(part: Mapping[str, Any]) -> dict[str, Any]:
 def _tool_use(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
     try:
-        arguments = json.loads(function.get("arguments") or "{}")
+        arguments = _json.loads(function.get("arguments") or "{}")
     except ValueError as error:
         raise InvalidOption("messages", "A tool call's arguments are not JSON.") from error
     return {"type": "tool_use", "id": call.get("id"), "name": function["name"], "input": arguments}

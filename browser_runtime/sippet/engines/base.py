@@ -7,7 +7,7 @@ OpenAI-shaped request bodies with llama.cpp's extensions go in, OpenAI-shaped ch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -62,6 +62,10 @@ class Engine(ABC):
     """One loaded model."""
 
     info: EngineInfo
+    memory: int = 0
+    """Bytes of this machine that the loaded model was planned to take."""
+    identify: Callable[[], Awaitable[str]] | None = None
+    """Tells the loaded model from all others. Where it is ``None``, slots can't be saved and restored."""
 
     def check(self, kind: StreamKind, body: Mapping[str, Any]) -> None:  # noqa: B027 (most engines take it all)
         """Refuse, before anything is computed or sent, what this engine or its server can't honour.
@@ -89,6 +93,18 @@ class Engine(ABC):
         raise UnsupportedOperation(
             f"This endpoint has no {kind} operation.", hint="Add an endpoint whose model supports it."
         )
+
+    async def save_slot(self, slot: int) -> bytes:
+        """What an idle slot has computed, for :meth:`restore_slot`."""
+        raise NotImplementedError
+
+    async def restore_slot(self, slot: int, data: bytes) -> None:
+        """Give an idle slot what :meth:`save_slot` gave.
+
+        Raises:
+            SippError: it is of another model or another version of the engine.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     async def close(self) -> None:

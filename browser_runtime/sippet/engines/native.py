@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .. import _json
 from ..config import RuntimeConfig
 from ..endpoints import BackendChoice
 from ..errors import EngineCrashed, EngineError, UnsupportedEnvironment, UnsupportedOption
@@ -33,6 +34,8 @@ MODULE = "xllamacpp"
 MAX_LINE = 256 << 20
 """Bytes of one message from the worker; vectors of many texts are large."""
 LOG_LINES = 40
+LOG_PATIENCE = 10.0
+"""Seconds that a worker whose load failed may take to end."""
 
 
 class NativeEngine(Engine):
@@ -85,7 +88,8 @@ class NativeEngine(Engine):
             )
         folder = tempfile.mkdtemp(prefix="sippet-")
         try:
-            params = native_params(config, _named(files, folder), projector, gpu=backend == "auto")
+            shards = _named(files, folder)
+            params = native_params(config, shards, projector, gpu=backend == "auto", ranks=pooling == "rank")
             engine = cls(await _start(), folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -170,6 +174,27 @@ class NativeEngine(Engine):
             raise request_error(found["error"])
         return found
 
+    async def save_slot(self, slot: int) -> bytes:
+        file = Path(self._folder, f"slot-{next(self._ids)}")
+        await self._slot("save", slot, file)
+        try:
+            return await asyncio.to_thread(file.read_bytes)
+        finally:
+            await asyncio.to_thread(file.unlink, missing_ok=True)
+
+    async def restore_slot(self, slot: int, data: bytes) -> None:
+        file = Path(self._folder, f"slot-{next(self._ids)}")
+        await asyncio.to_thread(file.write_bytes, data)
+        try:
+            await self._slot("restore", slot, file)
+        finally:
+            await asyncio.to_thread(file.unlink, missing_ok=True)
+
+    async def _slot(self, action: str, slot: int, file: Path) -> None:
+        found = await self._ask({"op": "call", "kind": action, "body": {"slot": slot, "file": file.name}})
+        if "error" in found:
+            raise request_error(found["error"])
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -187,7 +212,10 @@ class NativeEngine(Engine):
         number, replies = self._open()
         try:
             self._post({**message, "id": number})
-            return self._result(await replies.get(), load=load)
+            reply = await replies.get()
+            if load and "error" in reply:  # the log says why, and ends with the worker
+                await asyncio.wait(self._readers[:1], timeout=LOG_PATIENCE)
+            return self._result(reply, load=load)
         finally:
             del self._replies[number]
 
@@ -222,7 +250,7 @@ class NativeEngine(Engine):
         reason = "its process ended"
         try:
             async for line in self._process.stdout:
-                message = json.loads(line)
+                message = _json.loads(line)
                 replies = self._replies.get(message["id"])
                 if replies is not None:
                     replies.put_nowait(message)

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from .. import _json
 from ..endpoints import Gateway, Provider
 from ..errors import (
     AuthenticationFailed,
@@ -127,7 +128,7 @@ class RemoteEngine(Engine):
     async def _whole(self, response: HttpResponse, deadline: float) -> dict[str, Any]:
         try:
             async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
-                found = json.loads(await response.read(MAX_ANSWER))
+                found = _json.loads(await response.read(MAX_ANSWER))
         except TimeoutError as error:
             raise self._silent(response.url) from error
         except ValueError:
@@ -200,7 +201,7 @@ class RemoteEngine(Engine):
         except (TimeoutError, RemoteError):
             text = ""
         try:
-            found = json.loads(text)
+            found = _json.loads(text)
             error = found.get("error", found) if isinstance(found, dict) else found
         except ValueError:
             error = text

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from .. import _json
 from ..config import RuntimeConfig
 from ..errors import (
     ContextOverflow,
     EngineError,
     InvalidModel,
-    InvalidOption,
     ModelNotFound,
     ModelTooLarge,
     SippError,
@@ -21,9 +20,10 @@ from ..errors import (
     UnsupportedOperation,
 )
 from ..models.pairing import POOLING
-from ..platform.base import EngineAssets, EnginePort
-from ._host import HostError, HostLine
-from .base import CallKind, Engine, EngineInfo, StreamKind
+from ._host import HostError
+from ._hosted import STREAMED, HostedEngine, ModelFiles
+from ._refused import refused
+from .base import CallKind, EngineInfo, StreamKind
 from .wasm import WasmPlan
 
 _FLASH = {"auto": "auto", "enabled": "on", "disabled": "off"}
@@ -44,62 +44,21 @@ _ERRORS: Mapping[str, tuple[type[SippError], str]] = {
 }
 
 
-class SippetEngine(Engine):
+class SippetEngine(HostedEngine):
     """One model in one engine host."""
 
-    def __init__(self, line: HostLine) -> None:
-        self._line = line
+    host_name = "sippet"
 
-    @classmethod
-    async def load(
-        cls,
-        port: EnginePort,
-        assets: EngineAssets,
-        files: Sequence[Any],
-        plan: WasmPlan,
-        config: RuntimeConfig,
-        *,
-        projector: Any = None,
-        lora: Sequence[Any] = (),
-    ) -> SippetEngine:
-        """Open the module and load a model into it; on any failure the host is ended.
-
-        Args:
-            port: a fresh engine host.
-            assets: where the module's files are.
-            files: the model's files as :meth:`Platform.engine_file` makes them, in order.
-            plan: how to run.
-            config: the model's configuration.
-            projector: the image projector's file.
-            lora: the files of LoRA adapters; they are off until a request turns them on.
-        """
-        engine = cls(HostLine(port))
-        started = time.perf_counter()
-        extra = [projector] if projector else []
-        try:
-            opened = await engine._line.open(
-                "sippet", assets, threads=plan.threads, suspend=plan.suspend, files=[*files, *extra, *lora]
-            )
-            values = {"model": files[0].name, **_load_values(config)}
-            values |= {"mmproj": projector.name} if projector else {}
-            values |= {"lora": [{"path": adapter.name, "scale": 0} for adapter in lora]} if lora else {}
-            info = await engine._operation("load", values)
-        except BaseException:
-            engine._line.close()
-            raise
-        engine.info = _info(info, opened["threads"], plan, (time.perf_counter() - started) * 1e3)
-        return engine
+    async def _load(self, files: ModelFiles, plan: WasmPlan, config: RuntimeConfig, threads: int) -> EngineInfo:
+        values = {"model": files.shards[0].name, **_load_values(config)}
+        values |= {"mmproj": files.projector.name} if files.projector else {}
+        values |= {"lora": [{"path": adapter.name, "scale": 0} for adapter in files.lora]} if files.lora else {}
+        return _info(await self._operation("load", values), threads, plan)
 
     async def stream(
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
     ) -> AsyncGenerator[dict[str, Any], None]:
-        request = {
-            **body,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "timings_per_token": True,  # real counts, also for a run that is cancelled
-        }
-        async with aclosing(self._chunks(kind, request, files)) as chunks:
+        async with aclosing(self._chunks(kind, {**body, **STREAMED}, files)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -109,12 +68,11 @@ class SippetEngine(Engine):
         async with aclosing(self._chunks(kind, body, ())) as chunks:
             return [chunk async for chunk in chunks][-1]
 
-    async def memory_bytes(self) -> int:
-        """WebAssembly memory that the engine holds now, in bytes."""
-        return int((await self._line.request({"op": "memory"}))["bytes"])
+    async def save_slot(self, slot: int) -> bytes:
+        return bytes((await self._ask("slotSave", {"slot": slot}))["data"])
 
-    async def close(self) -> None:
-        self._line.close()
+    async def restore_slot(self, slot: int, data: bytes) -> None:
+        await self._ask("slotRestore", {"slot": slot}, bytes=data)
 
     async def _chunks(
         self, kind: str, body: Mapping[str, Any], files: tuple[bytes, ...]
@@ -123,18 +81,20 @@ class SippetEngine(Engine):
         try:
             async with aclosing(self._line.stream(message, cancel=dict)) as replies:
                 async for reply in replies:
-                    for chunk in json.loads(reply["data"]):
+                    for chunk in _json.loads(reply["data"]):
                         yield chunk
         except HostError as error:
             raise _error(error) from error
 
     async def _operation(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = _json.loads((await self._ask(name, body))["data"])
+        return answer
+
+    async def _ask(self, name: str, body: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         try:
-            reply = await self._line.request({"op": "call", "name": name, "data": json.dumps(body)})
+            return await self._line.request({"op": "call", "name": name, "data": json.dumps(body), **more})
         except HostError as error:
             raise _error(error) from error
-        answer: dict[str, Any] = json.loads(reply["data"])
-        return answer
 
 
 def _load_values(config: RuntimeConfig) -> dict[str, Any]:
@@ -152,7 +112,7 @@ def _load_values(config: RuntimeConfig) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _info(info: Mapping[str, Any], threads: int, plan: WasmPlan, load_ms: float) -> EngineInfo:
+def _info(info: Mapping[str, Any], threads: int, plan: WasmPlan) -> EngineInfo:
     degraded = plan.degraded
     if threads < plan.threads:
         degraded += (f"{threads} of {plan.threads} threads: the others' workers did not start. Reload the page.",)
@@ -165,7 +125,6 @@ def _info(info: Mapping[str, Any], threads: int, plan: WasmPlan, load_ms: float)
         n_parallel=info["n_parallel"],
         n_vocab=info["n_vocab"],
         n_embd=info["n_embd"],
-        load_ms=load_ms,
         has_chat_template=info["has_chat_template"],
         has_vision=info["vision"],
         embeds=info["embedding"],
@@ -182,4 +141,4 @@ def _error(error: HostError) -> SippError:
         cls, hint = _ERRORS[error.code]
         details = {"log": error.log, "reason": "engine"} if issubclass(cls, InvalidModel) else {"log": error.log}
         return cls(f"The engine says: {error.message}.", hint=hint, details=details)
-    return InvalidOption("request", f"The engine refused the request: {error.message}.", hint="Change the request.")
+    return refused(error.message)

@@ -5,27 +5,28 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from .. import _json
 from ..config import RuntimeConfig
 from ..errors import (
     ContextOverflow,
     EngineError,
     InvalidModel,
-    InvalidOption,
     ModelTooLarge,
     SippError,
     UnsupportedModel,
     UnsupportedOperation,
+    UnsupportedOption,
 )
 from ..models.pairing import POOLING
-from ..platform.base import EngineAssets, EnginePort
 from . import _glue
-from ._host import HostError, HostLine
-from .base import CallKind, Engine, EngineInfo, StreamKind
+from ._host import HostError
+from ._hosted import STREAMED, HostedEngine, ModelFiles
+from ._refused import refused
+from .base import CallKind, EngineInfo, StreamKind
 from .wasm import WasmPlan
 
 MICRO_BATCH = 64
@@ -44,57 +45,27 @@ _MORE_AT = _glue.field_offset("gres_res", "has_more")
 _LENGTH_AT = _glue.field_offset("gres_res", "data_json")
 
 
-class WllamaEngine(Engine):
+class WllamaEngine(HostedEngine):
     """One model in one engine host."""
 
-    def __init__(self, line: HostLine) -> None:
-        self._line = line
+    host_name = "wllama"
 
     @classmethod
-    async def load(
-        cls,
-        port: EnginePort,
-        assets: EngineAssets,
-        files: Sequence[Any],
-        plan: WasmPlan,
-        config: RuntimeConfig,
-        *,
-        projector: Any = None,
-        lora: Sequence[Any] = (),
-    ) -> WllamaEngine:
-        """Open the module and load a model into it; on any failure the host is ended.
+    def _open_options(cls, plan: WasmPlan) -> Mapping[str, Any]:
+        return {"memory64": plan.build == "wllama", "gpu": plan.gpu}
 
-        Args:
-            port: a fresh engine host.
-            assets: where the module's files are.
-            files: the model's files as :meth:`Platform.engine_file` makes them, in order.
-            plan: how to run.
-            config: the model's configuration.
-            projector: the image projector's file.
-            lora: the files of LoRA adapters.
-        """
-        engine = cls(HostLine(port))
-        started = time.perf_counter()
-        extra = [projector] if projector else []
+    async def _load(self, files: ModelFiles, plan: WasmPlan, config: RuntimeConfig, threads: int) -> EngineInfo:
+        values = _load_values([file.name for file in files.shards], plan, config)
+        values |= {"mmproj_path": f"/models/{files.projector.name}"} if files.projector else {}
+        values |= _lora_values([file.name for file in files.lora]) if files.lora else {}
         try:
-            await engine._line.open(
-                "wllama",
-                assets,
-                memory64=plan.build == "wllama",
-                threads=plan.threads,
-                suspend=plan.suspend,
-                gpu=plan.gpu,
-                files=[*files, *extra, *lora],
-            )
-            values = _load_values([file.name for file in files], plan, config)
-            values |= {"mmproj_path": f"/models/{projector.name}"} if projector else {}
-            values |= _lora_values([file.name for file in lora]) if lora else {}
-            reply = await engine._load(values)
-            engine.info = _info(reply, plan, config, (time.perf_counter() - started) * 1e3)
-        except BaseException:
-            engine._line.close()
-            raise
-        return engine
+            reply = await self._call("load", "load_req", values)
+        except HostError as error:
+            raise _load_error([*error.log, error.message]) from error
+        result = _glue.decode(reply["data"])
+        if not result["success"]:
+            raise _load_error([])
+        return _info({**result, "log": reply["log"]}, plan, config)
 
     async def stream(
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
@@ -102,13 +73,7 @@ class WllamaEngine(Engine):
         if kind == "chat":
             messages, files = _take_images(body["messages"], str(self.info.media_marker))
             body = {**body, "messages": messages}
-        request = {
-            **body,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "timings_per_token": True,  # real counts, also for a run that is cancelled
-        }
-        values = {"is_chat": kind == "chat", "data_json": json.dumps(request), "files": list(files)}
+        values = {"is_chat": kind == "chat", "data_json": json.dumps({**body, **STREAMED}), "files": list(files)}
         answers = self._answers(await self._start("completion", "cmpl_req", values))
         try:
             async for chunk in answers:
@@ -126,7 +91,7 @@ class WllamaEngine(Engine):
                     result = _glue.decode(reply["data"])
                     if result["data_json"] in ("", "null"):
                         continue  # a step that brought no text, such as one of prefill
-                    content = json.loads(result["data_json"])
+                    content = _json.loads(result["data_json"])
                     if result["is_error"]:
                         raise _request_error(content)
                     for chunk in content if isinstance(content, list) else [content]:
@@ -142,12 +107,12 @@ class WllamaEngine(Engine):
             tokens = sum(reply["usage"]["prompt_tokens"] for reply in replies)
             return {"data": rows, "usage": {"prompt_tokens": tokens}}
         if kind == "rerank":
+            query, documents = body["query"], body["documents"]
             replies = [
-                await self._ask("rerank", "rrnk_req", {**body, "documents": [document]})
-                for document in body["documents"]
+                await self._ask("rerank", "rrnk_req", {"query": query, "document": document}) for document in documents
             ]
-            rows = [{**reply["results"][0], "index": index} for index, reply in enumerate(replies)]
-            tokens = sum(reply["usage"]["prompt_tokens"] for reply in replies)
+            rows = [{"index": index, "relevance_score": reply["score"]} for index, reply in enumerate(replies)]
+            tokens = sum(reply["tokens_evaluated"] for reply in replies)
             return {"results": rows, "usage": {"prompt_tokens": tokens}}
         raise UnsupportedOperation(
             f"wllama's engine has no {_OPERATIONS[kind]}.",
@@ -164,7 +129,8 @@ class WllamaEngine(Engine):
         return dict(chunks[-1])
 
     async def _start(self, action: str, message: str, values: Mapping[str, Any]) -> int:
-        """Begin a request. One whose caller goes away meanwhile is stopped: it would hold its slot for ever."""
+        """Begin a request. One whose caller goes away meanwhile is stopped, and only then is its slot free: this build
+        loses a request that comes to it while every slot is taken."""
         call = asyncio.ensure_future(self._call(action, message, values))
         try:
             reply = await asyncio.shield(call)
@@ -172,6 +138,7 @@ class WllamaEngine(Engine):
             raise _call_error(error) from error
         except asyncio.CancelledError:
             call.add_done_callback(self._abandon)
+            await asyncio.wait([call])
             raise
         return int(_glue.decode(reply["data"])["req_id"])
 
@@ -179,23 +146,6 @@ class WllamaEngine(Engine):
         if not call.cancelled() and call.exception() is None:
             request_id = _glue.decode(call.result()["data"])["req_id"]
             self._line.send({**_cancel(request_id), "op": "cancel"})
-
-    async def memory_bytes(self) -> int:
-        """WebAssembly memory that the engine holds now, in bytes."""
-        return int((await self._line.request({"op": "memory"}))["bytes"])
-
-    async def close(self) -> None:
-        self._line.close()
-
-    async def _load(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            reply = await self._call("load", "load_req", values)
-        except HostError as error:
-            raise _load_error([*error.log, error.message]) from error
-        result = _glue.decode(reply["data"])
-        if not result["success"]:
-            raise _load_error([])
-        return {**result, "log": reply["log"]}
 
     async def _call(self, action: str, message: str, values: Mapping[str, Any]) -> dict[str, Any]:
         return await self._line.request({"op": "call", "name": action, "data": _glue.encode(message, values)})
@@ -209,7 +159,7 @@ def _call_error(error: HostError) -> SippError:
     """The failure of a request to a loaded model."""
     if error.crashed:
         return error.to_crash()
-    return InvalidOption("request", f"The engine refused the request: {_reason(error.log)}", hint="Change the request.")
+    return refused(_reason(error.log))
 
 
 def _take_images(messages: Sequence[Mapping[str, Any]], marker: str) -> tuple[list[dict[str, Any]], tuple[bytes, ...]]:
@@ -234,7 +184,11 @@ def _take_images(messages: Sequence[Mapping[str, Any]], marker: str) -> tuple[li
 def _load_values(names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dict[str, Any]:
     context, cache, multimodal = config.context, config.cache, config.multimodal
     layers = ALL_LAYERS if config.placement.n_gpu_layers is None else config.placement.n_gpu_layers
-    micro_batch = context.n_ubatch or MICRO_BATCH
+    micro_batch = context.n_ubatch or context.n_batch or MICRO_BATCH
+    if context.pooling == "last":
+        raise UnsupportedOption(
+            "pooling", "wllama's engine knows the pooling mean and cls, not last.", hint="Sippet's own engine has it."
+        )
     values: dict[str, Any] = {
         "model_paths": [f"/models/{name}" for name in names],
         "n_ctx_auto": False,
@@ -267,7 +221,6 @@ def _load_values(names: list[str], plan: WasmPlan, config: RuntimeConfig) -> dic
         "chat_template": context.chat_template,
         "jinja": True,
         "warmup": context.warmup,
-        "cont_batching": config.scheduler.continuous_batching,
         "ctx_shift": cache.context_shift,
         "n_keep": cache.n_keep,
         "n_cache_reuse": cache.n_cache_reuse,
@@ -285,7 +238,7 @@ def _lora_values(names: list[str]) -> dict[str, Any]:
     }
 
 
-def _info(reply: Mapping[str, Any], plan: WasmPlan, config: RuntimeConfig, load_ms: float) -> EngineInfo:
+def _info(reply: Mapping[str, Any], plan: WasmPlan, config: RuntimeConfig) -> EngineInfo:
     metadata = dict(zip(reply["metadata_key"], reply["metadata_val"], strict=False))
     pooling = metadata.get(f"{metadata.get('general.architecture')}.pooling_type", "")
     # llama.cpp goes over to the CPU without a word; where the weights lie is said in the log alone.
@@ -306,7 +259,6 @@ def _info(reply: Mapping[str, Any], plan: WasmPlan, config: RuntimeConfig, load_
         n_parallel=config.context.n_parallel,
         n_vocab=reply["n_vocab"],
         n_embd=reply["n_embd"],
-        load_ms=load_ms,
         has_chat_template=bool(config.context.chat_template or metadata.get("tokenizer.chat_template")),
         metadata=metadata,
         degraded=degraded,
@@ -344,6 +296,8 @@ def _request_error(content: Mapping[str, Any]) -> SippError:
     message = str(error.get("message", error))
     if error.get("type") == "exceed_context_size_error" or "context size" in message:
         return ContextOverflow(message, details={k: error[k] for k in ("n_prompt_tokens", "n_ctx") if k in error})
+    if error.get("type") == "invalid_request_error":
+        return refused(message)
     return EngineError(f"The engine failed: {message}")
 
 

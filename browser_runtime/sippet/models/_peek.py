@@ -8,8 +8,11 @@ from dataclasses import replace
 
 from ..platform.http import HttpClient, HttpResponse
 from ._transfer import Changed, Validator, fetch_range
-from .gguf import GgufHeader, check_model, check_shards, invalid, read_header
-from .manifest import Manifest, ModelFacts, ModelFile, check_projector
+from .checks import check_model, check_shards
+from .gguf import read_header
+from .header import GgufHeader, invalid
+from .manifest import Manifest, ModelFacts, ModelFile
+from .pairing import check_projector
 from .sources import Wanted
 
 _TIMEOUT = 30.0
@@ -53,7 +56,7 @@ async def read_headers(wanted: Wanted, http: HttpClient) -> tuple[list[GgufHeade
     check_shards(headers[:count])
     check_model(headers[0])
     for header in headers[count:]:
-        check_projector(header)
+        check_projector(header, headers[0])
     facts = ModelFacts.of(headers[:count], projector=len(headers) > count)
     projector = files[count] if wanted.manifest.projector else None
     return headers, replace(wanted.manifest, files=tuple(files[:count]), projector=projector, facts=facts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import AuthenticationFailed, ModelNotFound, RateLimited, RemoteError, RemoteUnavailable, SippError
 from ..platform.http import HttpClient, HttpResponse, display_url
-from .gguf import invalid
+from .header import invalid
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}

@@ -56,7 +56,7 @@ class Journal:
         await self._append(file, chunk, filled, _PART, sha256)
 
     async def whole(self, file: int, chunk: int, length: int, sha256: str) -> None:
-        """A whole chunk was written, flushed and verified."""
+        """A whole chunk was written and verified."""
         await self._append(file, chunk, length, _WHOLE, sha256)
 
     async def drop(self, file: int, chunk: int) -> None:

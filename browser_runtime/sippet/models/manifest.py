@@ -2,7 +2,7 @@
 
     {"version": 1, "id": "tiny-chat-f16", "name": "tiny-chat", "chunk_size": 8388608,
      "files": [{"name": "tiny-chat-f16.gguf", "url": "tiny-chat-f16.gguf", "size": 1723104,
-                "sha256": "f431…", "chunks": ["9c1a…"]}],
+                "sha256": "f431…", "chunks": ["9c1a…"], "mirrors": []}],
      "projector": null, "architecture": "llama", "quantization": "F16", "context": 512, "parameters": 853120,
      "vocabulary": 512, "chat_template": true, "license": "cc0-1.0", "capabilities": ["chat", "completion"]}
 
@@ -21,14 +21,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 from urllib.parse import quote, urljoin
 
+from .. import _json
 from ..errors import InvalidModel, InvalidOption
 from ..platform.base import Source
-from .gguf import GgufHeader, check_model, check_shards, invalid, read_header
+from .checks import check_model, check_shards
+from .gguf import read_header
+from .header import GgufHeader, invalid
+from .pairing import check_projector
 
 VERSION = 1
 CHUNK = 8 << 20
 MIN_CHUNK, MAX_CHUNK = 64 << 10, 256 << 20
 MAX_FILES = 10_000
+MAX_MIRRORS = 16
 MAX_BYTES = 1 << 44
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[^\\/:*?\"<>|\x00-\x1f]{1,200}")
@@ -45,6 +50,7 @@ class ModelFile:
         url: where to fetch it; empty for a file that is installed or was picked by a user.
         sha256: of the whole, in hexadecimal.
         chunks: SHA-256 of every ``chunk_size`` bytes.
+        mirrors: further addresses of the very same bytes, asked in turn where ``url`` fails; of use only with hashes.
     """
 
     name: str
@@ -52,6 +58,17 @@ class ModelFile:
     url: str = ""
     sha256: str | None = None
     chunks: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to fetch it, in order."""
+        return (self.url, *self.mirrors)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether its bytes are told from others by hashes."""
+        return bool(self.sha256 or self.chunks)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -61,6 +78,7 @@ class ModelFile:
             "size": self.size,
             "sha256": self.sha256,
             "chunks": list(self.chunks),
+            "mirrors": list(self.mirrors),
         }
 
 
@@ -164,8 +182,8 @@ class Manifest:
             InvalidModel: it is not a manifest (``details["reason"]`` is ``bad_manifest``).
         """
         try:
-            values = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            values = _json.loads(data)
+        except ValueError as error:
             raise _bad("it is not JSON") from error
         return cls.from_dict(values, base_url)
 
@@ -221,7 +239,7 @@ async def build_manifest(
     check_shards(headers)
     check_model(headers[0])
     if projector is not None:
-        check_projector(await read_header(projector))
+        check_projector(await read_header(projector), headers[0])
     done = 0
 
     async def describe(source: Source) -> ModelFile:
@@ -251,12 +269,6 @@ async def build_manifest(
     )
 
 
-def check_projector(header: GgufHeader) -> None:
-    """Refuse a file that is no image projector."""
-    if header.architecture != "clip":
-        raise invalid("not_projector", "The projector is not an image projector.", "Give the model's mmproj file.")
-
-
 def shard_stem(name: str) -> str:
     """A model file's name without shard numbers and suffix."""
     return re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", name, flags=re.IGNORECASE)
@@ -282,9 +294,19 @@ def _file(values: Any, chunk_size: int, base_url: str) -> ModelFile:
         raise _bad(f"the chunks of {name} are not a list of SHA-256")
     if chunks and (size is None or len(chunks) != math.ceil(size / chunk_size)):
         raise _bad(f"the chunks of {name} do not cover its size")
+    mirrors = values.get("mirrors") or []
     if not isinstance(url, str):
         raise _bad(f"the url of {name} is not one")
-    return ModelFile(name, size, urljoin(base_url, url) if url else "", sha256, tuple(chunks))
+    if not isinstance(mirrors, list) or len(mirrors) > MAX_MIRRORS or not all(map(_is_url, mirrors)):
+        raise _bad(f"the mirrors of {name} are not a list of URLs")
+    return ModelFile(
+        name,
+        size,
+        urljoin(base_url, url) if url else "",
+        sha256,
+        tuple(chunks),
+        tuple(urljoin(base_url, mirror) for mirror in mirrors),
+    )
 
 
 def _facts(values: Mapping[str, Any]) -> ModelFacts:
@@ -335,6 +357,10 @@ def _text(values: Mapping[str, Any], key: str) -> str | None:
 
 def _whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_sha256(value: Any) -> bool:

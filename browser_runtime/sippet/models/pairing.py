@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UnsupportedModel
-from .gguf import GgufHeader
+from .header import GgufHeader
 
 POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 """``pooling_type`` in a model file, as llama.cpp numbers it."""

@@ -4,30 +4,31 @@
     plan.verdict        # "fits", "fits_smaller" (with plan.max_n_ctx) or "too_large"
     print(plan.text)
 
-What llama.cpp allocates is reckoned part by part: weights and KV cache exactly, compute buffers by a formula that was
-fitted to its CPU backend (within 10 % of the whole for the architectures that the tests load).
+What llama.cpp allocates is reckoned part by part: weights and KV cache exactly, compute buffers and what the engine
+takes besides by formulas that were fitted to its CPU backend (within 10 % of the whole for the models that the tests
+load).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from ..config import ContextConfig
 from ..errors import ModelTooLarge
 from ._ggml import GGML_TYPES
-from .gguf import ArrayRef, GgufHeader
+from .header import ArrayRef, GgufHeader
 
 Verdict = Literal["fits", "fits_smaller", "too_large"]
 
 DEFAULT_N_CTX = 4096
 DEFAULT_N_UBATCH = 64
 MIN_N_CTX = 256
-WASM32_MAX = (4 << 30) - (64 << 10)
-RUNTIME_BYTES = 24 << 20
-BYTES_PER_TOKEN = 160
+WASM_MAX = (4 << 30) - (64 << 10)  # what the engines' memories are declared with, whatever their addresses
+RUNTIME_BYTES = 26_700_000
+BYTES_PER_TOKEN, BYTES_PER_MERGE = 152, 410  # of the vocabulary: strings, indices, and what loading them leaves behind
 _CELLS = 256  # llama.cpp rounds the cells of a cache up to this
 
 _TYPE_BY_NAME = {kind.name.lower(): kind for kind in GGML_TYPES.values()}
@@ -76,6 +77,10 @@ class MemoryPlan:
     limit: MemoryLimit
     verdict: Verdict
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, with the total and the verdict in words."""
+        return {**asdict(self), "total": self.total, "text": self.text}
+
     @property
     def total(self) -> int:
         """All of it."""
@@ -110,22 +115,29 @@ class MemoryPlan:
         )
 
 
-def memory_limit(*, device_memory: int | None = None, memory64: bool = False, wasm: bool = True) -> MemoryLimit:
+def memory_limit(
+    *, device_memory: int | None = None, wasm: bool = True, wasm_memory: int | None = None, taken: int = 0
+) -> MemoryLimit:
     """What a model may take here.
 
     Args:
-        device_memory: bytes of memory of the machine as the browser tells them (it rounds down and caps).
-        memory64: whether the engine uses 64-bit addresses.
-        wasm: whether it runs in WebAssembly at all.
+        device_memory: bytes of memory of the machine, where known; browsers round it down and cap it.
+        wasm: whether the engine runs in WebAssembly.
+        wasm_memory: bytes that a WebAssembly memory can grow to here, where that was found out.
+        taken: bytes that other models take. Each has a WebAssembly memory of its own, and all share the machine's.
     """
     limits = []
-    if wasm and not memory64:
-        limits.append(MemoryLimit(WASM32_MAX, "32-bit WebAssembly"))
+    if wasm and wasm_memory is not None and wasm_memory < WASM_MAX:
+        limits.append(MemoryLimit(wasm_memory, "the memory that this browser gives WebAssembly"))
     elif wasm:
-        limits.append(MemoryLimit(16 << 30, "64-bit WebAssembly"))
-    if device_memory:
+        limits.append(MemoryLimit(WASM_MAX, "WebAssembly"))
+    others = f" beside models that take {megabytes(taken)}" if taken else ""
+    if device_memory and wasm:
         # Half: the system, the browser and the page need the rest, and phones end a tab that takes more.
-        limits.append(MemoryLimit(device_memory // 2, f"a device with {megabytes(device_memory)} of memory"))
+        reason = f"a device with {megabytes(device_memory)} of memory{others}"
+        limits.append(MemoryLimit(max(device_memory // 2 - taken, 0), reason))
+    elif device_memory:
+        limits.append(MemoryLimit(max(device_memory - taken, 0), f"the memory of this machine{others}"))
     return min(limits, key=lambda limit: limit.nbytes, default=MemoryLimit(1 << 62, "this machine"))
 
 
@@ -145,7 +157,7 @@ def plan_memory(
     trained = first.context_length or DEFAULT_N_CTX
     n_ctx = context.n_ctx or min(trained, DEFAULT_N_CTX)
     weights = sum(tensor.nbytes for header in headers for tensor in header.tensors)
-    overhead = RUNTIME_BYTES + BYTES_PER_TOKEN * (first.vocabulary or 0) + extra
+    overhead = RUNTIME_BYTES + _vocabulary(first) + extra
 
     def at(size: int) -> MemoryPlan:
         cells = _Cells.of(first, context, size)
@@ -234,6 +246,12 @@ def _compute(header: GgufHeader, context: ContextConfig, cells: _Cells) -> int:
         per_token = 4 * (3 * ff + 5 * embd) + 2 * masks
     logits = 4 * (header.vocabulary or 0) * max(1, context.n_parallel)
     return max(cells.n_ubatch * per_token, logits) + logits
+
+
+def _vocabulary(header: GgufHeader) -> int:
+    merges = header.metadata.get("tokenizer.ggml.merges")
+    count = len(merges) if isinstance(merges, (tuple, ArrayRef)) else 0
+    return BYTES_PER_TOKEN * (header.vocabulary or 0) + BYTES_PER_MERGE * count
 
 
 def _kv_widths(header: GgufHeader, layer: int) -> tuple[int, int]:

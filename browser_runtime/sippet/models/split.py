@@ -17,7 +17,9 @@ from typing import BinaryIO
 
 from ..errors import InvalidOption
 from ..platform.base import Source
-from .gguf import GgufHeader, Tensor, check_shards, invalid, read_header
+from .checks import check_shards
+from .gguf import read_header
+from .header import GgufHeader, Tensor, invalid
 from .manifest import shard_stem
 
 MAX_SHARDS = 1 << 16  # split.count is 16 bits wide

@@ -29,7 +29,7 @@ class BrowserPlatform(Platform):
 
     async def environment(self) -> Environment:
         if self._environment is None:
-            self._environment = Environment(**(await _runtime().environment()).to_py())
+            self._environment = Environment(**(await offers().environment()).to_py())
         return self._environment
 
     async def open_source(self, source: Any, on_bytes: Callable[[int, int | None], None]) -> Source:
@@ -46,10 +46,10 @@ class BrowserPlatform(Platform):
         )
 
     def engine_assets(self, name: str) -> EngineAssets:
-        return EngineAssets(**_runtime().engineAssets(name).to_py())
+        return EngineAssets(**offers().engineAssets(name).to_py())
 
     def engine_port(self, mode: Literal["worker", "main-thread"], worker_url: str | None) -> EnginePort:
-        return JsEnginePort(_runtime().enginePort(mode, worker_url))
+        return JsEnginePort(offers().enginePort(mode, worker_url))
 
     def engine_file(self, source: Source) -> Any:
         handle = getattr(source, "handle", None)  # an installed model's: the engine opens it itself
@@ -66,10 +66,10 @@ class BrowserPlatform(Platform):
         return StackSwitch()
 
     def trust(self, origins: Sequence[str]) -> None:
-        _runtime().trustOrigins(to_js(list(origins)))
+        offers().trustOrigins(to_js(list(origins)))
 
     def is_trusted(self, url: str) -> bool:
-        return bool(_runtime().isTrusted(url))
+        return bool(offers().isTrusted(url))
 
 
 class StackSwitch(Waiter):
@@ -114,7 +114,7 @@ class JsEnginePort(EnginePort):
             return
         self._port.onmessage = None
         self._port.onerror = None
-        _runtime().endPort(self._port)
+        offers().endPort(self._port)
         self._port = None
         self._on_message.destroy()
         self._on_error.destroy()
@@ -126,6 +126,7 @@ class JsEnginePort(EnginePort):
         self.receive(message)
 
     def _failed(self, event: Any) -> None:
+        event.preventDefault()  # it is taken care of here; else it would go on to the page as the runtime's own failure
         message = str(getattr(event, "message", "") or "its script could not be loaded")
         self.receive({"id": None, "error": {"kind": "crash", "message": message, "log": []}})
 
@@ -134,7 +135,7 @@ async def _download(url: str, on_bytes: Callable[[int, int | None], None]) -> Bl
     """Fetch a URL into a Blob: the browser holds the bytes, JavaScript's heap a few megabytes at a time."""
     controller = js.AbortController.new()
     try:
-        response = await _runtime().fetchModel(url, _object({"signal": controller.signal}))
+        response = await offers().fetchModel(url, _object({"signal": controller.signal}))
         if not response.ok:
             raise _refused(url, response.status)
         header = response.headers.get("content-length")
@@ -190,7 +191,8 @@ def _object(message: Mapping[str, Any]) -> Any:
     return to_js(dict(message), dict_converter=js.Object.fromEntries)
 
 
-def _runtime() -> Any:
+def offers() -> Any:
+    """What ``static/js/runtime.mjs`` offers."""
     if runtime is None:
         raise UnsupportedEnvironment(
             "Sippet's JavaScript part is not loaded on this page.",

@@ -16,7 +16,7 @@ class CPythonPlatform(Platform):
     local_backend = "native"
 
     async def environment(self) -> Environment:
-        return Environment(name="cpython", cores=os.cpu_count() or 1)
+        return Environment(name="cpython", cores=os.cpu_count() or 1, device_memory=_memory())
 
     async def open_source(self, source: Any, on_bytes: Callable[[int, int | None], None]) -> Source:
         if isinstance(source, Source):
@@ -63,6 +63,13 @@ class PathSource(Source):
         with self.path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None  # Windows has no sysconf
 
 
 def _no_wasm() -> UnsupportedEnvironment:

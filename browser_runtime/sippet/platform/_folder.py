@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import IO, Any
 from ..errors import StorageError
 from ._cpython import PathSource
 from .base import Source
-from .storage import Block, Storage, StorageEstimate, StoredFile, check_name, failed, full
+from .storage import Storage, StorageEstimate, StoredFile, check_name, failed, full
 
 if sys.platform == "win32":
     import msvcrt
@@ -27,35 +28,11 @@ else:
     import fcntl
 
 _LOCK_POLL = 0.05
+_REMOVE_TRIES = 5
 _FULL = {28, 122, 69}  # ENOSPC, EDQUOT on Linux and on macOS
 
 Listener = Callable[[dict[str, Any]], None]
 _listeners: dict[tuple[Path, str], list[Listener]] = defaultdict(list)
-
-
-class BytesBlock(Block):
-    """A block in Python's own memory."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.filled = capacity, 0
-        self._data = bytearray(capacity)
-
-    @property
-    def view(self) -> memoryview:
-        """What it holds, without a copy."""
-        return memoryview(self._data)[: self.filled]
-
-    def fill(self, piece: Any, start: int = 0) -> int:
-        count = min(len(piece) - start, self.capacity - self.filled)
-        self._data[self.filled : self.filled + count] = memoryview(piece)[start : start + count]
-        self.filled += count
-        return count
-
-    async def sha256(self, start: int = 0) -> str:
-        return await asyncio.to_thread(lambda: hashlib.sha256(self.view[start:]).hexdigest())
-
-    def to_bytes(self) -> bytes:
-        return bytes(self.view)
 
 
 class FolderFile(StoredFile):
@@ -69,9 +46,8 @@ class FolderFile(StoredFile):
             self._file.close()
             raise failed(f"{path.name} is in use.", "busy", "Wait until the other program is done with it.")
 
-    async def write(self, offset: int, data: Block | bytes, start: int = 0) -> None:
-        whole = data.view if isinstance(data, BytesBlock) else data.to_bytes() if isinstance(data, Block) else data
-        await asyncio.to_thread(self._write, offset, memoryview(whole)[start:])
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        await asyncio.to_thread(self._write, offset, memoryview(data))
 
     def _write(self, offset: int, view: memoryview) -> None:
         with self._turn, _as_storage_errors(len(view)):
@@ -111,9 +87,6 @@ class FolderStorage(Storage):
         self.root = (Path(root) if root is not None else default_folder()).resolve()
         self._quota = quota
 
-    def block(self, capacity: int) -> Block:
-        return BytesBlock(capacity)
-
     def _path(self, name: str) -> Path:
         return self.root.joinpath(*check_name(name))
 
@@ -125,14 +98,16 @@ class FolderStorage(Storage):
         path = self._path(name)
         return PathSource(path) if path.is_file() else None
 
-    async def read_block(self, name: str, offset: int, block: Block) -> None:
-        def read() -> bytes:
+    async def sha256(self, name: str, offset: int, length: int) -> str:
+        def digest() -> str:
             with self._path(name).open("rb") as file:
                 file.seek(offset)
-                return file.read(block.capacity)
+                data = file.read(length)
+            return hashlib.sha256(data).hexdigest() if len(data) == length else ""
 
-        with _as_storage_errors():
-            block.fill(await asyncio.to_thread(read))
+        with _as_storage_errors(), contextlib.suppress(FileNotFoundError):
+            return await asyncio.to_thread(digest)
+        return ""
 
     async def save(self, name: str, data: bytes) -> None:
         with _as_storage_errors(len(data)):
@@ -149,7 +124,7 @@ class FolderStorage(Storage):
         path = self._path(name)
         with _as_storage_errors():
             if path.is_dir() and not path.is_symlink():
-                await asyncio.to_thread(shutil.rmtree, path)
+                await asyncio.to_thread(_remove_tree, path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -249,6 +224,19 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a folder, also while a write that was cancelled, but can't be stopped in its thread, comes to its end."""
+    for attempt in range(_REMOVE_TRIES):
+        try:
+            return shutil.rmtree(path)
+        except OSError as error:
+            changed = isinstance(error, FileNotFoundError) or error.errno == errno.ENOTEMPTY
+            if not path.exists():
+                return None
+            if not changed or attempt == _REMOVE_TRIES - 1:
+                raise
 
 
 @contextlib.contextmanager

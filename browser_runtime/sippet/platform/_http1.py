@@ -241,14 +241,17 @@ async def _through_proxy(
     """A connection to a proxy; for TLS a tunnel through it (RFC 9110, 9.3.6)."""
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, limit=_PIECE)
-    if context is not None:
-        name = f"[{host}]" if ":" in host else host
-        writer.write(f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode())
-        status, _ = await _read_head(reader, proxy)
-        if status != 200:
-            writer.transport.abort()
-            raise unavailable("connect", proxy, f"The proxy {{url}} refused the connection (status {status}).")
-        await writer.start_tls(context, server_hostname=host)
+    try:
+        if context is not None:
+            name = f"[{host}]" if ":" in host else host
+            writer.write(f"CONNECT {name}:{port} HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode())
+            status, _ = await _read_head(reader, proxy)
+            if status != 200:
+                raise unavailable("connect", proxy, f"The proxy {{url}} refused the connection (status {status}).")
+            await writer.start_tls(context, server_hostname=host)
+    except BaseException:
+        writer.transport.abort()
+        raise
     return reader, writer
 
 

@@ -1,7 +1,8 @@
 """Storage in the origin's private file system (OPFS), with Web Locks and a BroadcastChannel between tabs.
 
 Writing goes through sync access handles, which exist in workers only: fast, in place, and what was flushed survives a
-crash of the tab. Reading goes through ``File`` slices, which need no exclusive handle.
+crash of the tab. They are in the storage worker, together with the memory and the downloads that they are filled from.
+Reading goes through ``File`` slices, which need no exclusive handle.
 
 Spec: https://fs.spec.whatwg.org/
 """
@@ -9,57 +10,38 @@ Spec: https://fs.spec.whatwg.org/
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import js  # type: ignore[import-not-found]
 from pyodide.ffi import JsException, create_proxy, to_js  # type: ignore[import-not-found]
 
 from ..errors import StorageError, UnsupportedEnvironment
+from ._fetch import DownloadClient, DownloadResponse, FetchClient, broken
+from ._storage_port import StoragePort, WorkerFailure
 from .base import Source
-from .storage import Block, Storage, StorageEstimate, StoredFile, check_name, failed, full
+from .http import HttpClient, HttpResponse
+from .storage import Arrival, Body, Storage, StorageEstimate, StoredFile, check_name, failed, full
 
 ROOT = "sippet"
 _BUSY_TRIES, _BUSY_WAIT = 20, 0.1
 _PERSIST_PATIENCE = 2.0  # seconds; Firefox asks the user, and a headless one never answers
-_PIECE = 1 << 20
 
 
-class JsBlock(Block):
-    """A block in JavaScript's memory."""
+class WorkerBody(Body):
+    """Bytes that come in the storage worker.
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.filled = capacity, 0
-        self._data = js.Uint8Array.new(capacity)
+    Attributes:
+        number: there.
+        response: the answer that they are the body of; ``None`` for a file's.
+    """
 
-    @property
-    def view(self) -> Any:
-        """What it holds, as a ``Uint8Array`` without a copy."""
-        return self._data.subarray(0, self.filled)
+    def __init__(self, port: StoragePort, number: int, response: DownloadResponse | None = None) -> None:
+        self.number, self.response, self._port = number, response, port
 
-    def fill(self, piece: Any, start: int = 0) -> int:
-        if isinstance(piece, (bytes, bytearray, memoryview)):
-            piece = to_js(bytes(piece))
-        count = min(piece.byteLength - start, self.capacity - self.filled)
-        whole = start == 0 and count == piece.byteLength
-        self._data.set(piece if whole else piece.subarray(start, start + count), self.filled)
-        self.filled += count
-        return int(count)
-
-    async def sha256(self, start: int = 0) -> str:
-        view = self._data.subarray(start, self.filled)
-        subtle = getattr(js.crypto, "subtle", None)
-        if subtle is not None:
-            return bytes((await subtle.digest("SHA-256", view)).to_bytes()).hex()
-        whole = hashlib.sha256()  # a page over plain HTTP on another host has no crypto.subtle
-        for at in range(start, self.filled, _PIECE):
-            whole.update(self._data.subarray(at, min(at + _PIECE, self.filled)).to_bytes())
-        return whole.hexdigest()
-
-    def to_bytes(self) -> bytes:
-        return bytes(self.view.to_bytes())
+    def close(self) -> None:
+        self._port.tell("end", body=self.number)
 
 
 class OpfsSource(Source):
@@ -80,47 +62,68 @@ class OpfsSource(Source):
 
 
 class OpfsFile(StoredFile):
-    """A ``FileSystemSyncAccessHandle``."""
+    """A ``FileSystemSyncAccessHandle`` in the storage worker, where it is ``number``."""
 
-    def __init__(self, access: Any) -> None:
-        self._access = access
+    def __init__(self, port: StoragePort, number: int) -> None:
+        self.number, self._port, self._open = number, port, True
+        port.hold()
 
-    async def write(self, offset: int, data: Block | bytes, start: int = 0) -> None:
-        view = data.view if isinstance(data, JsBlock) else to_js(data.to_bytes() if isinstance(data, Block) else data)
-        if start:
-            view = view.subarray(start)
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        await self._do("write", len(data), at=offset, data=bytes(data))
+
+    async def receive(
+        self, body: Body, start: int, end: int | None, *, chunk_size: int, keep: Collection[int] = ()
+    ) -> AsyncGenerator[Arrival]:
+        if not isinstance(body, WorkerBody):
+            async for arrival in super().receive(body, start, end, chunk_size=chunk_size, keep=keep):
+                yield arrival
+            return
+        patience = body.response.patience if body.response else None
+        notes = self._port.follow(
+            "receive",
+            file=self.number,
+            body=body.number,
+            start=start,
+            chunk=chunk_size,
+            keep=list(keep),
+            **_given(end=end, patience=patience),
+        )
+        position = start
         try:
-            written = self._access.write(view, _object(at=offset))
-        except JsException as error:
-            raise _as_ours(error, view.byteLength) from error
-        # A full disk is also told by a short count: 0 in Firefox, 2**32 - 8 in Chromium.
-        if written != view.byteLength:
-            raise full(int(view.byteLength))
+            async with aclosing(notes):
+                async for note in notes:
+                    position = max(position, note["position"])  # a chunk's hash comes later than what follows it
+                    yield Arrival(position, note.get("chunk"), bytes(note.get("sha256", b"")).hex())
+        except WorkerFailure as error:
+            if error.kind == "network" and body.response:
+                raise broken(body.response.url, patience, error) from error
+            raise _as_ours(error) from error
+
+    async def sha256(self, offset: int, length: int) -> str:
+        return bytes(await self._do("digest", at=offset, length=length) or b"").hex()
 
     async def read(self, offset: int, length: int) -> bytes:
-        view = js.Uint8Array.new(length)
-        try:
-            count = self._access.read(view, _object(at=offset))
-        except JsException as error:
-            raise _as_ours(error) from error
-        return bytes(view.subarray(0, count).to_bytes())
+        return bytes(await self._do("read", at=offset, length=length))
 
     async def flush(self) -> None:
-        try:
-            self._access.flush()
-        except JsException as error:
-            raise _as_ours(error) from error
+        await self._do("flush")
 
     async def resize(self, size: int) -> None:
-        try:
-            self._access.truncate(size)
-        except JsException as error:
-            raise _as_ours(error, size) from error
+        await self._do("resize", size, size=size)
 
     async def close(self) -> None:
-        if self._access is not None:
-            access, self._access = self._access, None
-            access.close()
+        if self._open:
+            self._open = False
+            try:
+                await self._do("close")
+            finally:
+                self._port.release()
+
+    async def _do(self, op: str, needed: int | None = None, /, **fields: Any) -> Any:
+        try:
+            return await self._port.ask(op, file=self.number, **fields)
+        except WorkerFailure as error:
+            raise _as_ours(error, needed) from error
 
 
 class OpfsStorage(Storage):
@@ -134,43 +137,62 @@ class OpfsStorage(Storage):
         self._root = root
         self._top: Any = None
         self._channels: dict[str, Any] = {}
+        self._port = StoragePort()
 
-    def block(self, capacity: int) -> Block:
-        return JsBlock(capacity)
+    @asynccontextmanager
+    async def downloading(self, http: HttpClient) -> AsyncIterator[HttpClient]:
+        with self._port.held():
+            yield DownloadClient(self._port) if type(http) is FetchClient else http
+
+    def body(self, response: HttpResponse) -> Body:
+        if isinstance(response, DownloadResponse):
+            return WorkerBody(self._port, response.number, response)
+        return super().body(response)
+
+    def copy_of(self, source: Source, offset: int) -> Body:
+        blob = getattr(source, "blob", None)
+        if blob is None:
+            return super().copy_of(source, offset)
+        body = WorkerBody(self._port, self._port.number())
+        self._port.tell("pick", body=body.number, blob=blob, start=offset)
+        return body
 
     async def open(self, name: str) -> StoredFile:
-        handle = await self._file(name, create=True)
-        if not hasattr(handle, "createSyncAccessHandle"):
-            raise UnsupportedEnvironment(
-                "Models can't be stored from here.",
-                hint="Use execution_mode='worker' (the default), in a browser whose workers have sync access handles.",
-                details={"feature": "opfs_sync_access"},
-            )
-        for attempt in range(_BUSY_TRIES):
-            try:
-                return OpfsFile(await handle.createSyncAccessHandle())
-            except JsException as error:
-                if error.name != "NoModificationAllowedError":
-                    raise _as_ours(error) from error
-                if attempt == _BUSY_TRIES - 1:
-                    raise failed(f"{name} is in use.", "busy", "Close the other tabs that use this model.") from error
-            await asyncio.sleep(_BUSY_WAIT)  # a handle of a tab that just died is freed a moment later
+        handle, number = await self._file(name, create=True), self._port.number()
+        with self._port.held():
+            for attempt in range(_BUSY_TRIES):
+                try:
+                    await self._port.ask("open", file=number, handle=handle)
+                    return OpfsFile(self._port, number)
+                except WorkerFailure as error:
+                    if error.name == "TypeError":
+                        raise UnsupportedEnvironment(
+                            "This browser can't write files in place.",
+                            hint="Update the browser; a model can still be used without being stored.",
+                            details={"feature": "opfs_sync_access"},
+                        ) from error
+                    if error.name != "NoModificationAllowedError":
+                        raise _as_ours(error) from error
+                    if attempt == _BUSY_TRIES - 1:
+                        hint = "Close the other tabs that use this model."
+                        raise failed(f"{name} is in use.", "busy", hint) from error
+                await asyncio.sleep(_BUSY_WAIT)  # a handle of a tab that just died is freed a moment later
         raise AssertionError
 
     async def source(self, name: str) -> Source | None:
         handle = await self._file(name)
         return None if handle is None else OpfsSource(handle, await handle.getFile())
 
-    async def read_block(self, name: str, offset: int, block: Block) -> None:
+    async def sha256(self, name: str, offset: int, length: int) -> str:
         handle = await self._file(name)
         if handle is None:
-            raise failed(f"{name} is missing.")
-        blob = await handle.getFile()
+            return ""
         try:
-            buffer = await blob.slice(offset, offset + block.capacity).arrayBuffer()
+            data = await (await handle.getFile()).slice(offset, offset + length).arrayBuffer()
+            digest = await js.crypto.subtle.digest("SHA-256", data)
         except JsException as error:
             raise _as_ours(error) from error
-        block.fill(js.Uint8Array.new(buffer))
+        return bytes(digest.to_bytes()).hex() if data.byteLength == length else ""
 
     async def save(self, name: str, data: bytes) -> None:
         handle = await self._file(name, create=True)
@@ -257,14 +279,20 @@ class OpfsStorage(Storage):
         callback = create_proxy(hold)
         options = _object(signal=controller.signal) if wait else _object(ifAvailable=True)
         request = asyncio.ensure_future(locks.request(f"{self._root}/{name}", options, callback))
+
+        def ended(request: asyncio.Future[Any]) -> None:
+            callback.destroy()
+            error = None if request.cancelled() else request.exception()
+            if error is not None and not granted.done():  # refused: nobody will ever call back
+                granted.set_exception(_as_ours(error) if isinstance(error, JsException) else error)
+
+        request.add_done_callback(ended)
         try:
             yield await granted
         finally:
-            if granted.done() and not granted.cancelled():
-                release.set_result(None)
-            else:
+            release.set_result(None)
+            if granted.cancelled():
                 controller.abort()
-            request.add_done_callback(lambda done: (done.cancelled() or done.exception(), callback.destroy()))
 
     def broadcast(self, topic: str, message: Mapping[str, Any]) -> None:
         if topic not in self._channels:
@@ -331,7 +359,7 @@ def _manager() -> Any:
     return manager
 
 
-def _as_ours(error: JsException, needed: int | None = None) -> StorageError:
+def _as_ours(error: JsException | WorkerFailure, needed: int | None = None) -> StorageError:
     # Firefox has a name of its own for a full disk.
     if error.name in ("QuotaExceededError", "NS_ERROR_FILE_NO_DEVICE_SPACE", "NS_ERROR_DOM_QUOTA_EXCEEDED_ERR"):
         return full(needed)
@@ -340,6 +368,11 @@ def _as_ours(error: JsException, needed: int | None = None) -> StorageError:
     if error.name in ("NotAllowedError", "SecurityError"):
         return failed("This browser refuses to store files for this page.", "denied", "Allow the site to store data.")
     return failed(f"Storage failed: {error.name}: {error.message}.")
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    """Those that are not ``None``, which JavaScript would take for a null."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _object(**fields: Any) -> Any:

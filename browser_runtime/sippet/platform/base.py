@@ -26,6 +26,7 @@ class Environment:
         isolated: the page is cross-origin isolated.
         shared_memory: WebAssembly memory can be shared between threads.
         ui_thread: this is a page's own thread, which must never block.
+        wasm_memory: bytes that a WebAssembly memory can grow to, found by asking for it; ``None`` outside a browser.
         simd, relaxed_simd, memory64, suspending: features of WebAssembly (``suspending`` is JSPI).
         gpu: a WebGPU adapter with half-precision shaders exists; llama.cpp needs both.
         cores: logical processors.
@@ -36,6 +37,7 @@ class Environment:
     isolated: bool = False
     shared_memory: bool = False
     ui_thread: bool = False
+    wasm_memory: int | None = None
     simd: bool = False
     relaxed_simd: bool = False
     memory64: bool = False

@@ -79,11 +79,6 @@ class HttpResponse(ABC):
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """The body in pieces as they arrive, decoded from any content coding. Can be read once."""
 
-    def iter_pieces(self) -> AsyncIterator[Any]:
-        """The body like :meth:`iter_bytes`, but as whatever a :class:`~sippet.platform.storage.Block` takes without a
-        copy into Python: JavaScript arrays in a tab."""
-        return self.iter_bytes()
-
     async def read(self, limit: int = 16 << 20) -> bytes:
         """The whole body.
 

@@ -1,26 +1,29 @@
 """Files that stay: the origin's private file system in a tab, a folder in CPython.
 
     storage = default_storage()
-    file = await storage.open("models/x/model.gguf", create=True)
-    block = storage.block(8 << 20)
-    block.fill(piece)
-    await file.write(0, block)
+    file = await storage.open("models/x/model.gguf")
+    async for arrival in file.receive(storage.body(response), 0, None, chunk_size=8 << 20):
+        ...
 
-A model's bytes pass through :class:`Block`, which is a JavaScript array in a tab: Python says what happens to them and
-never copies them.
+A model's bytes go from a :class:`Body` into a :class:`StoredFile`. In a tab both are in the storage worker: Python says
+what happens to them, and they never pass through it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import StorageError
 from .base import Source
+from .http import HttpClient, HttpResponse
+
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,48 +46,96 @@ class StorageEstimate:
         return None if self.quota is None else max(0, self.quota - self.usage)
 
 
-class Block(ABC):
-    """Bytes on their way from the network to storage: a buffer that is filled in order.
+class Body:
+    """Bytes that come from somewhere, on their way into a file.
 
-    Attributes:
-        capacity: the most that it holds.
-        filled: how much it holds.
+    Args:
+        pieces: the bytes as they come.
     """
 
-    capacity: int
-    filled: int
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, memoryview(b"")
 
-    @abstractmethod
-    def fill(self, piece: Any, start: int = 0) -> int:
-        """Append what fits of ``piece`` (bytes, or what :meth:`HttpResponse.iter_pieces` gave) from ``start`` on.
+    async def take(self, most: int) -> memoryview:
+        """The next bytes, ``most`` at most; none at the end."""
+        while not self._rest:
+            try:
+                self._rest = memoryview(await anext(self._pieces))
+            except StopAsyncIteration:
+                break
+        taken, self._rest = self._rest[:most], self._rest[most:]
+        return taken
 
-        Returns:
-            how many bytes were taken.
-        """
+    def close(self) -> None:
+        """Let go of it. What it comes from is closed by whoever opened that."""
 
-    @abstractmethod
-    async def sha256(self, start: int = 0) -> str:
-        """The hexadecimal SHA-256 of what it holds, from ``start`` on."""
 
-    @abstractmethod
-    def to_bytes(self) -> bytes:
-        """A copy of what it holds."""
+@dataclass(frozen=True)
+class Arrival:
+    """How far bytes have come on their way into a file.
 
-    def clear(self) -> None:
-        """Forget what it holds."""
-        self.filled = 0
+    Attributes:
+        position: the offset up to which they are written; it does not go back.
+        chunk: the number of a chunk that is complete; others may have begun since.
+        sha256: of that chunk, hexadecimal.
+    """
+
+    position: int
+    chunk: int | None = None
+    sha256: str = ""
 
 
 class StoredFile(ABC):
     """A file opened for writing; nobody else can open it until it is closed."""
 
     @abstractmethod
-    async def write(self, offset: int, data: Block | bytes, start: int = 0) -> None:
-        """Write all of ``data`` from ``start`` on at ``offset``.
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of ``data`` at ``offset``.
 
         Raises:
             StorageError: ``details["reason"]`` is ``full`` or ``failed``.
         """
+
+    async def receive(
+        self, body: Body, start: int, end: int | None, *, chunk_size: int, keep: Collection[int] = ()
+    ) -> AsyncGenerator[Arrival]:
+        """Write what a body brings at ``start`` and behind, and hash each chunk of the file as it becomes complete. Of
+        the first one, the bytes before ``start`` are read from the file.
+
+        Args:
+            body: where the bytes come from.
+            start: an offset in the file.
+            end: where to stop; ``None`` for all that comes, and then the last chunk may be shorter.
+            chunk_size: bytes of a chunk.
+            keep: numbers of chunks that are there: they are hashed as they come, but not written.
+
+        Raises:
+            StorageError: as for :meth:`write`.
+            RemoteUnavailable: the body broke off.
+        """
+        position, chunk = start, start // chunk_size
+        digest = hashlib.sha256(await self.read(chunk * chunk_size, start % chunk_size))
+        while end is None or position < end:
+            limit = (chunk + 1) * chunk_size if end is None else min((chunk + 1) * chunk_size, end)
+            data = await body.take(limit - position)
+            if not data:
+                break
+            digest.update(data)
+            if chunk not in keep:
+                await self.write(position, data)
+            position += len(data)
+            if position < limit:
+                yield Arrival(position)
+            else:
+                yield Arrival(position, chunk, digest.hexdigest())
+                chunk, digest = chunk + 1, hashlib.sha256()
+        if end is None and position > chunk * chunk_size:
+            yield Arrival(position, chunk, digest.hexdigest())
+
+    async def sha256(self, offset: int, length: int) -> str:
+        """The hexadecimal SHA-256 of ``length`` bytes at ``offset``; empty where the file ends before them."""
+        data = await self.read(offset, length)
+        return hashlib.sha256(data).hexdigest() if len(data) == length else ""
 
     @abstractmethod
     async def read(self, offset: int, length: int) -> bytes:
@@ -106,9 +157,19 @@ class StoredFile(ABC):
 class Storage(ABC):
     """A tree of files. Names are relative paths with ``/``; folders come and go by themselves."""
 
-    @abstractmethod
-    def block(self, capacity: int) -> Block:
-        """An empty block."""
+    @asynccontextmanager
+    async def downloading(self, http: HttpClient) -> AsyncIterator[HttpClient]:
+        """For a block of code, the client to fetch with what goes into this storage: ``http``, or what stands in for it
+        so that the bodies need not pass through Python."""
+        yield http
+
+    def body(self, response: HttpResponse) -> Body:
+        """The body of an answer that the client of :meth:`downloading` gave."""
+        return Body(response.iter_bytes())
+
+    def copy_of(self, source: Source, offset: int) -> Body:
+        """What a file that is here has from ``offset`` on."""
+        return Body(_pieces(source, offset))
 
     @abstractmethod
     async def open(self, name: str) -> StoredFile:
@@ -123,8 +184,8 @@ class Storage(ABC):
         """The file for reading, also by an engine; ``None`` where it doesn't exist."""
 
     @abstractmethod
-    async def read_block(self, name: str, offset: int, block: Block) -> None:
-        """Fill an empty block from a file, up to its capacity or the file's end."""
+    async def sha256(self, name: str, offset: int, length: int) -> str:
+        """As :meth:`StoredFile.sha256`, of a file that need not be open; empty also where it doesn't exist."""
 
     @abstractmethod
     async def save(self, name: str, data: bytes) -> None:
@@ -166,6 +227,12 @@ class Storage(ABC):
     @abstractmethod
     def listen(self, topic: str, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Call back with every message on ``topic`` from elsewhere. Returns a function that ends it."""
+
+
+async def _pieces(source: Source, offset: int) -> AsyncIterator[bytes]:
+    while data := await source.read(offset, _PIECE):
+        yield data
+        offset += len(data)
 
 
 def full(needed: int | None = None, estimate: StorageEstimate | None = None) -> StorageError:

@@ -3,6 +3,7 @@
 import {Announcer} from "./announcer.mjs";
 import {Answer} from "./answer.mjs";
 import {Composer} from "./composer.mjs";
+import {Contexts} from "./contexts.mjs";
 import {Conversation} from "./conversation.mjs";
 import {byId, fillIcons} from "./dom.mjs";
 import {Engine} from "./engine.mjs";
@@ -11,12 +12,14 @@ import {Keeper} from "./keeper.mjs";
 import {Library} from "./library.mjs";
 import {loadMarkdown} from "./markdown.mjs";
 import {Notices} from "./notices.mjs";
+import {workOffline} from "./offline.mjs";
 import {ModelPicker, acceptDrops, choiceFromFiles} from "./picker.mjs";
 import {ProgressView} from "./progress.mjs";
 import {Follower} from "./scroll.mjs";
 import {Settings} from "./settings.mjs";
 import {bindShortcuts} from "./shortcuts.mjs";
 import {ContextMeter, StatusView} from "./status.mjs";
+import {StoragePanel} from "./storage.mjs";
 import {Transcript} from "./transcript.mjs";
 
 /** @typedef {import("./engine.mjs").Choice} Choice */
@@ -54,7 +57,8 @@ class ChatPage {
     this.attachments = new Attachments({root: byId("attachments"), input: byId("image-file"), button: byId("attach"),
       prompt: byId("prompt")}, (text) => this.notices.show(text));
     this.follower = new Follower(byId("scroller"), byId("content"), byId("to-latest"));
-    this.library = new Library(this.notices, (conversation) => this.show(conversation));
+    this.contexts = new Contexts(this.engine);
+    this.library = new Library(this.notices, this.contexts, (conversation) => this.show(conversation));
     const picking = {
       models: config.models ?? [],
       defaultModel: config.defaultModel,
@@ -68,8 +72,9 @@ class ChatPage {
         void this.keeper.discard(model);
       },
     };
-    const pickers = [byId("welcome-picker"), byId("model-picker")].map((root) => new ModelPicker(root, picking));
-    this.keeper = new Keeper(this.engine, this.notices, (kept) => pickers.forEach((picker) => picker.show(kept)));
+    this.storage = new StoragePanel(this.engine, {onRemove: picking.onDiscard});
+    this.pickers = [byId("welcome-picker"), byId("model-picker")].map((root) => new ModelPicker(root, picking));
+    this.keeper = new Keeper(this.engine, this.notices, (kept) => this.pickers.forEach((picker) => picker.show(kept)));
     this.#wire();
     const asked = location.hash.slice(1);
     this.newChat();
@@ -79,7 +84,7 @@ class ChatPage {
   #wire() {
     const settings = () => this.settings.show(this.conversation.systemPrompt);
     byId("new-chat").addEventListener("click", () => this.newChat());
-    byId("model-button").addEventListener("click", () => byId("model-dialog").showModal());
+    byId("model-button").addEventListener("click", () => this.chooseModel());
     byId("settings-button").addEventListener("click", settings);
     byId("show-shortcuts").addEventListener("click", () => byId("shortcuts-dialog").showModal());
     acceptDrops(byId("drop-veil"), (files) => this.drop(files));
@@ -94,7 +99,7 @@ class ChatPage {
       {key: "o", shift: true, does: "New chat", run: () => this.newChat()},
       {key: "k", does: "Search conversations", run: () => this.library.sidebar.focusSearch()},
       {key: "b", does: "Show or hide the conversations", run: () => this.library.sidebar.toggle()},
-      {key: "m", shift: true, does: "Choose a model", run: () => byId("model-dialog").showModal()},
+      {key: "m", shift: true, does: "Choose a model", run: () => this.chooseModel()},
       {key: ",", does: "Settings", run: settings},
     ]);
     this.engine.addEventListener("change", () => this.#refresh());
@@ -109,6 +114,10 @@ class ChatPage {
     try {
       await this.engine.start();
       await this.keeper.refresh();
+      const limit = await this.engine.memoryLimit();
+      this.pickers.forEach((picker) => picker.limit(limit));
+      void this.contexts.sweep(() => this.library.store.list());
+      void workOffline(); // not earlier: it must not slow the start
     } catch (error) {
       this.notices.showError(error, {label: "Try again", run: () => void this.start()});
     }
@@ -134,6 +143,7 @@ class ChatPage {
       if (isCancelled(error)) this.announcer.say("Loading was cancelled.");
       else if (error !== this.engine.failure) {
         this.notices.showError(error, {label: "Try again", run: () => void this.load(choice)});
+        if (error?.code === "model_not_found") void this.keeper.refresh(); // the browser may have thrown it away
       }
     } finally {
       if (this.engine.model !== "loading") this.progress.stop();
@@ -154,7 +164,7 @@ class ChatPage {
       this.notices.show("Choose a model: your message will be sent to it.");
       const first = document.querySelector("#welcome-picker .model-buttons .button");
       if (this.conversation.empty && first instanceof HTMLElement) first.focus();
-      else byId("model-dialog").showModal();
+      else this.chooseModel();
       return false;
     }
     const images = this.attachments.take();
@@ -171,6 +181,7 @@ class ChatPage {
     const message = conversation.add("assistant", "");
     const options = this.settings.sampling;
     this.answer = new Answer({engine, conversation, message, transcript, announcer, options});
+    this.contexts.wait();
     this.library.save(conversation);
     this.#refresh();
     this.follower.follow();
@@ -179,7 +190,10 @@ class ChatPage {
     } finally {
       this.answer = null;
       conversation.updated = Date.now();
-      this.library.save(conversation);
+      void this.library.save(conversation).then((kept) => {
+        if (kept) this.contexts.keep(conversation.id);
+        else this.contexts.rest();
+      });
       this.#refresh();
     }
   }
@@ -203,7 +217,7 @@ class ChatPage {
   #again(prepare) {
     if (this.answer) return this.notices.show("Wait for the answer that is being written, or stop it first.");
     if (this.engine.model === "none") {
-      if (!this.lastChoice) return byId("model-dialog").showModal();
+      if (!this.lastChoice) return this.chooseModel();
       void this.load(this.lastChoice);
     }
     prepare();
@@ -237,6 +251,7 @@ class ChatPage {
     const before = conversation.toJSON();
     conversation.remove(id);
     this.library.save(conversation);
+    this.contexts.forget(conversation.id);
     this.#refresh();
     const undo = () => {
       this.library.save(Conversation.fromJSON(before));
@@ -250,6 +265,12 @@ class ChatPage {
   instruct(text) {
     this.conversation.systemPrompt = text;
     if (!this.conversation.empty) this.library.save(this.conversation);
+  }
+
+  /** Opens the dialog with the models and what they take. */
+  chooseModel() {
+    byId("model-dialog").showModal();
+    if (this.engine.runtime === "ready") void this.storage.refresh();
   }
 
   newChat() {
@@ -267,12 +288,6 @@ class ChatPage {
     this.#refresh();
     if (this.conversation.empty) this.follower.rest();
     else this.follower.follow();
-  }
-
-  /** Draws all messages again: Markdown has become available. */
-  redraw() {
-    this.transcript.refresh();
-    if (this.#writing) this.answer?.show();
   }
 
   /** Whether the conversation that is shown is being written to. */
@@ -321,5 +336,5 @@ fillIcons(document);
 const page = new ChatPage(JSON.parse(byId("sippet-config").textContent));
 document.documentElement.dataset.ready = "";
 if (matchMedia("(pointer: fine)").matches) page.composer.focus();
-void loadMarkdown().then((loaded) => loaded && page.redraw());
+void loadMarkdown().then((loaded) => loaded && page.transcript.redraw());
 void page.start();

@@ -143,6 +143,26 @@ export class Engine extends EventTarget {
     return {run: client.chat(messages, {endpoint: ENDPOINT, emitTokens: true, ...options})};
   }
 
+  /**
+   * Keeps what the model has computed of a conversation.
+   * @param {string} key
+   * @returns {Promise<number | null>} bytes that it takes; null where this engine or browser can't, or has it no more
+   */
+  async saveContext(key) {
+    try {
+      return await (await this.#client).saveContext(key, {endpoint: ENDPOINT});
+    } catch (error) {
+      if (["unsupported_operation", "invalid_option", "storage"].includes(error?.code)) return null;
+      throw error;
+    }
+  }
+
+  /** Deletes what was kept of a conversation, with whichever model. @param {string} key */
+  async forgetContext(key) {
+    await this.#started; // where it failed there is nobody to ask: the next start of the page sees to it
+    await (await this.#client).forgetContext(key);
+  }
+
   /** The models that are kept in this browser, for use without a network. @returns {Promise<any[]>} */
   async kept() {
     await this.start();
@@ -150,15 +170,33 @@ export class Engine extends EventTarget {
   }
 
   /**
-   * Fetches a listed model to keep it.
+   * Fetches a listed model to keep it; its manifest, or the registry, has the hash of every chunk.
    * @param {any} listed its entry in the page's configuration
    * @param {{onProgress: (progress: any) => void, signal: AbortSignal}} options
    * @returns {Promise<any>} the installation, in a box, because it is a promise itself; it can be paused
    */
-  async keep({id, name, files}, options) {
+  async keep({id, name, manifest}, options) {
     await this.start();
-    const urls = files.map((/** @type {any} */ {url}) => url);
-    return {installation: (await this.#client).models.add(urls.length === 1 ? urls[0] : urls, {id, name, ...options})};
+    return {installation: (await this.#client).models.add(manifest || id, {id, name, ...options})};
+  }
+
+  /** What there is, and what models take. @returns {Promise<any>} */
+  async storage() {
+    return (await this.#client).models.storage();
+  }
+
+  /** @returns {Promise<{nbytes: number, reason: string}>} the memory that a model may take here */
+  async memoryLimit() {
+    return (await this.#client).models.memoryLimit();
+  }
+
+  /** Asks the browser to keep the models. @returns {Promise<boolean>} whether it promises to */
+  async persist() {
+    return (await this.#client).models.persist();
+  }
+
+  async removeUnfinished() {
+    await (await this.#client).models.removeUnfinished();
   }
 
   /** @param {string} id of a model that is kept */

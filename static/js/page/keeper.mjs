@@ -3,6 +3,8 @@
 import {byId} from "./dom.mjs";
 import {ProgressView} from "./progress.mjs";
 
+const REMEMBERED = "sippet.kept";
+
 export class Keeper {
   /** @type {{controller: AbortController, installation: any} | null} */
   #running = null;
@@ -16,6 +18,7 @@ export class Keeper {
     this.engine = engine;
     this.notices = notices;
     this.onChange = onChange;
+    onChange(remembered()); // so that a click that comes before Python finds the kept model, too
     this.progress = new ProgressView(byId("keeping"), () => this.#running?.controller.abort(), (pause) => {
       void (pause ? this.#running?.installation?.pause() : this.#running?.installation?.resume());
     });
@@ -24,7 +27,9 @@ export class Keeper {
   /** Looks what is kept; where a browser stores nothing, that is nothing. */
   async refresh() {
     try {
-      this.onChange(await this.engine.kept());
+      const kept = await this.engine.kept();
+      remember(kept);
+      this.onChange(kept);
     } catch (error) {
       console.warn("Kept models can't be listed:", error);
     }
@@ -61,5 +66,27 @@ export class Keeper {
       this.notices.showError(error);
     }
     await this.refresh();
+  }
+}
+
+/** @returns {any[]} what was kept when this page was last here */
+function remembered() {
+  try {
+    return JSON.parse(localStorage.getItem(REMEMBERED) ?? "[]");
+  } catch {
+    return []; // damaged, or this window stores nothing
+  }
+}
+
+/** @param {any[]} kept */
+function remember(kept) {
+  const brief = kept.map(({id, name, size, quantization, license, context, parameters, capabilities, files}) => ({
+    id, name, size, quantization, license, context, parameters, capabilities,
+    files: files.map((/** @type {any} */ {url, sha256}) => ({url, sha256})),
+  }));
+  try {
+    localStorage.setItem(REMEMBERED, JSON.stringify(brief));
+  } catch {
+    // this window stores nothing
   }
 }

@@ -15,10 +15,12 @@ export class Library {
 
   /**
    * @param {import("./notices.mjs").Notices} notices
+   * @param {import("./contexts.mjs").Contexts} contexts
    * @param {(conversation: Conversation) => void} onShow
    */
-  constructor(notices, onShow) {
+  constructor(notices, contexts, onShow) {
     this.notices = notices;
+    this.contexts = contexts;
     this.onShow = onShow;
     this.store = new Store();
     this.sidebar = new Sidebar(this.store, {
@@ -50,13 +52,17 @@ export class Library {
     history[moved ? "pushState" : "replaceState"](null, "", hash || location.pathname + location.search);
   }
 
-  /** @param {Conversation} conversation an empty one is not kept */
+  /**
+   * @param {Conversation} conversation an empty one is not kept
+   * @returns {Promise<boolean>} whether it outlives the page
+   */
   async save(conversation) {
-    if (conversation.empty || this.#deleted.has(conversation.id)) return;
+    if (conversation.empty || this.#deleted.has(conversation.id)) return false;
     await this.store.save(conversation);
     byId("kept").textContent = this.store.lasting
       ? "Kept in this browser only."
       : "This browser stores nothing here: conversations end with the page.";
+    return this.store.lasting && !this.#deleted.has(conversation.id);
   }
 
   /** @param {string} id one that doesn't exist any more is a new one */
@@ -80,6 +86,7 @@ export class Library {
     if (!conversation) return;
     this.#deleted.add(id);
     await this.store.remove(id);
+    this.contexts.forget(id);
     if (id === this.#current?.id) this.onShow(new Conversation());
     const undo = async () => {
       this.#deleted.delete(id);

@@ -96,6 +96,13 @@ export class MarkdownStream {
     this.set(text);
   }
 
+  /** Renders all of it anew, as when the library has become available. */
+  redraw() {
+    const text = this.#text;
+    this.#reset();
+    this.set(text);
+  }
+
   #reset() {
     this.#root.replaceChildren();
     this.#text = "";

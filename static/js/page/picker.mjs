@@ -61,6 +61,8 @@ export class ModelPicker {
     this.prefix = `picker-${++instances}`;
     this.list = el("ul", {class: "model-list"});
     this.kept = [];
+    /** @type {{nbytes: number, reason: string} | null} */
+    this.memory = null;
     root.replaceChildren(
       this.list,
       el("h3", {class: "picker-heading", text: "Or bring your own"}),
@@ -73,6 +75,22 @@ export class ModelPicker {
   show(kept) {
     this.kept = kept;
     this.#show();
+  }
+
+  /** What a model may take here. @param {{nbytes: number, reason: string}} limit */
+  limit(limit) {
+    this.memory = limit;
+    this.#show();
+  }
+
+  /** Whether a model fits into memory, where that is known. @param {any} model */
+  #fit({memory: needed}) {
+    if (!needed || !this.memory) return null;
+    const numbers = `It takes ${bytes(needed)} of memory with its usual context; ${this.memory.reason} allows `
+      + `${bytes(this.memory.nbytes)}.`;
+    return needed <= this.memory.nbytes
+      ? el("span", {class: "badge", title: numbers, text: "Fits this device"})
+      : el("span", {class: "badge bad", title: numbers, text: "Too large for this device"});
   }
 
   #show() {
@@ -105,8 +123,10 @@ export class ModelPicker {
     const chats = can(model, "chat");
     return el("li", {class: "model-card", data: {model: model.id}},
       el("div", {class: "model-text"},
-        el("h3", {id: title, class: "model-name"}, model.name, kept && el("span", {class: "badge", text: "On this device"})),
+        el("h3", {id: title, class: "model-name"}, `${model.name} `, kept && el("span", {class: "badge kept", text: "On this device"}),
+          " ", this.#fit(model)),
         el("p", {class: "model-facts"}, ...facts.filter(Boolean).map((fact) => el("span", {text: fact}))),
+        model.description && el("p", {class: "hint", text: model.description}),
         !chats && el("p", {class: "hint", text: "It only continues text: it has no chat template."}),
       ),
       chats && el("div", {class: "model-buttons"}, keeping,

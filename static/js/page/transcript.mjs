@@ -209,11 +209,9 @@ export class Transcript {
     this.#views.get(id)?.edit();
   }
 
-  /** Renders everything anew, as when Markdown has become available. */
-  refresh() {
-    const messages = [...this.#views.values()].map((view) => view.message);
-    this.#views.clear();
-    this.show(messages);
+  /** Renders all Markdown anew. The rest stays, with the focus and what is being edited. */
+  redraw() {
+    for (const {stream} of this.#views.values()) stream?.redraw();
   }
 
   /**

@@ -1,4 +1,4 @@
-"""The default model: out of a wheel, verified, cached, healed. A small wheel in a folder stands for the index."""
+"""Models out of wheels: verified, cached, healed. Small wheels in a folder stand for the index."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from gguf_builder import gguf
-from sippet_host import default_model as module
+from sippet.models.manifest import Manifest, ModelFacts, ModelFile
+from sippet.models.registry import DEFAULT_MODEL, MODELS, RegistryEntry
+from sippet_host import packaged as module
 from sippet_host import paths
-from sippet_host.default_model import SMOLLM2, WheelModel, default_model
 from sippet_host.errors import DownloadFailed, HashMismatch
 from sippet_host.hashcache import HashCache
 from sippet_host.models import ModelEntry, describe
+from sippet_host.packaged import PACKAGED, PackagedModel, Wheel, default_model, packaged_model
 
 MODEL = gguf() + bytes(100_000)
 
@@ -39,31 +41,34 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def _publish(index: Path, content: bytes = MODEL) -> WheelModel:
-    """Writes a wheel that would fail if anything in it were run, and returns what its model must be."""
-    wheel = index / "sippet_test_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("sippet_test_model/__init__.py", "raise SystemExit('imported')")
-        archive.writestr("sippet_test_model/tiny.Q4_1.gguf", content)
-        dist = "sippet_test_model-1.0.dist-info"
-        archive.writestr(f"{dist}/METADATA", "Metadata-Version: 2.1\nName: sippet-test-model\nVersion: 1.0\n")
+def _publish(index: Path, *parts: bytes) -> PackagedModel:
+    """Writes wheels that would fail if anything in them were run, and returns what their model must be."""
+    parts = parts or (MODEL,)
+    content = b"".join(parts)
+    file = ModelFile("tiny.Q4_1.gguf", len(content), sha256=hashlib.sha256(content).hexdigest())
+    manifest = Manifest("tiny", "Tiny", (file,), facts=ModelFacts(license="CC0-1.0"))
+    wheels = tuple(_wheel(index, number, part) for number, part in enumerate(parts))
+    return PackagedModel(RegistryEntry(manifest, 1, "Tiny."), wheels)
+
+
+def _wheel(index: Path, number: int, content: bytes) -> Wheel:
+    package = f"sippet_test_model{number}"
+    path = index / f"{package}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{package}/__init__.py", "raise SystemExit('imported')")
+        archive.writestr(f"{package}/tiny.part", content)
+        dist = f"{package}-1.0.dist-info"
+        archive.writestr(f"{dist}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         archive.writestr(
             f"{dist}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{dist}/RECORD", "")
-    return WheelModel(
-        requirement="sippet-test-model==1.0",
-        wheel_size=wheel.stat().st_size,
-        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        member="sippet_test_model/tiny.Q4_1.gguf",
-        size=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        entry=ModelEntry("tiny", "Tiny", (), license="CC0-1.0"),
-    )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Wheel(f"{package}==1.0".replace("_", "-"), path.stat().st_size, sha256, f"{package}/tiny.part")
 
 
-def _get(cache: Path, model: WheelModel) -> ModelEntry:
-    return default_model(cache, HashCache(cache / "hashes.json"), model)
+def _get(cache: Path, model: PackagedModel) -> ModelEntry:
+    return packaged_model(model, cache, HashCache(cache / "hashes.json"))
 
 
 def _left_over(cache: Path) -> list[str]:
@@ -75,9 +80,16 @@ def test_the_model_is_taken_out_of_its_wheel(index: Path, cache: Path) -> None:
     entry = _get(cache, model)
     file = entry.files[0]
     assert (entry.id, entry.name, entry.license) == ("tiny", "Tiny", "CC0-1.0")
-    assert (file.path, file.size, file.sha256) == (cache / "models/tiny.Q4_1.gguf", model.size, model.sha256)
+    assert (file.path, (file.size, file.sha256)) == (cache / "models/tiny.Q4_1.gguf", model.identity)
     assert file.path.read_bytes() == MODEL
     assert _left_over(cache) == ["tiny.Q4_1.gguf"]
+
+
+def test_a_model_in_several_wheels_is_put_together(index: Path, cache: Path) -> None:
+    model = _publish(index, MODEL[:40_000], MODEL[40_000:90_000], MODEL[90_000:])
+    assert _get(cache, model).files[0].path.read_bytes() == MODEL
+    with pytest.raises(HashMismatch, match="is not tiny"):
+        _get(cache / "other", replace(model, wheels=model.wheels[::-1]))
 
 
 def test_a_second_use_needs_no_index(index: Path, cache: Path) -> None:
@@ -99,24 +111,21 @@ def test_a_damaged_copy_is_fetched_again(
     assert "damaged; fetching it again" in capsys.readouterr().err
 
 
-def test_another_wheel_under_the_same_version_is_refused(index: Path, cache: Path) -> None:
-    model = replace(_publish(index), wheel_sha256="0" * 64)
+@pytest.mark.parametrize(
+    "change",
+    [{"sha256": "0" * 64}, {"member": "sippet_test_model0/other.gguf"}, {"member": "sippet_test_model0/__init__.py"}],
+)
+def test_another_wheel_under_the_same_version_is_refused(index: Path, cache: Path, change: dict[str, str]) -> None:
+    model = _publish(index)
     with pytest.raises(HashMismatch) as caught:
-        _get(cache, model)
+        _get(cache, replace(model, wheels=(replace(model.wheels[0], **change),)))  # type: ignore[arg-type]
     assert caught.value.code == "hash_mismatch"
-    assert _left_over(cache) == []
-
-
-@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size": 5}, {"member": "sippet_test_model/other.gguf"}])
-def test_another_model_in_the_wheel_is_refused(index: Path, cache: Path, change: dict[str, str]) -> None:
-    with pytest.raises(HashMismatch):
-        _get(cache, replace(_publish(index), **change))  # type: ignore[arg-type]
     assert _left_over(cache) == []
 
 
 def test_without_a_connection_the_error_says_what_to_do(index: Path, cache: Path) -> None:
     model = _publish(index)
-    (index / "sippet_test_model-1.0-py3-none-any.whl").unlink()
+    (index / "sippet_test_model0-1.0-py3-none-any.whl").unlink()
     with pytest.raises(DownloadFailed, match="No matching distribution found") as caught:
         _get(cache, model)
     assert caught.value.code == "download_failed"
@@ -146,7 +155,7 @@ def test_a_good_copy_in_a_cache_that_cannot_be_written_is_used(index: Path, cach
     _get(cache, model)
     (cache / "models/.tiny.Q4_1.gguf.lock").unlink()
     (cache / "models/.tiny.Q4_1.gguf.lock").mkdir()  # a lock that can't be taken, also by root
-    assert _get(cache, model).files[0].sha256 == model.sha256
+    assert _get(cache, model).files[0].sha256 == model.identity[1]
 
 
 def test_two_starts_at_once_fetch_it_once(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +173,11 @@ def test_two_starts_at_once_fetch_it_once(index: Path, cache: Path, monkeypatch:
     assert len(entries) == 3
 
 
-def test_what_is_pinned_agrees_with_itself() -> None:
-    assert SMOLLM2.file_name == "SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert (SMOLLM2.size, SMOLLM2.sha256[:12]) == (98_362_432, "b179c9523d0e")
-    assert SMOLLM2.entry.license == "Apache-2.0"
+def test_what_is_pinned_is_what_the_registry_says() -> None:
+    assert PACKAGED.keys() == {id for id, entry in MODELS.items() if entry.wheels}
+    for id, model in PACKAGED.items():
+        assert model.registered is MODELS[id]
+        assert tuple(wheel.requirement for wheel in model.wheels) == model.registered.wheels
 
 
 @pytest.mark.slow
@@ -178,13 +188,8 @@ def test_the_real_default_model_is_what_its_listing_says(monkeypatch: pytest.Mon
     hashes = HashCache(cache / "model-hashes.json")
     entry = default_model(cache, hashes)
     hashes.save()
-    assert entry.files[0].sha256 == SMOLLM2.sha256
+    assert entry.files[0].sha256 == MODELS[DEFAULT_MODEL].manifest.files[0].sha256
     described = describe(entry.files[0].name, entry.files)
-    assert (described.quantization, described.context, described.parameters) == (
-        entry.quantization,
-        entry.context,
-        entry.parameters,
-    )
-    assert described.capabilities == entry.capabilities
+    for fact in ("quantization", "context", "parameters", "capabilities", "license"):
+        assert getattr(described, fact) == getattr(entry, fact)
     assert entry.describe()["sampling"] == {"temperature": 0.2, "topP": 0.9, "repeatPenalty": 1.1}
-    assert described.license == "apache-2.0"

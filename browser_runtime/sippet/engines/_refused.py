@@ -1,0 +1,18 @@
+"""A request that llama.cpp found wrong while it read it, as an error that names the option."""
+
+from __future__ import annotations
+
+from ..errors import InvalidOption
+
+_SIGNS = (("schema", "json_schema"), ("grammar", "grammar"))
+
+
+def refused(reason: str) -> InvalidOption:
+    """The error; its ``option`` is ``request`` where the reason tells no more.
+
+    Args:
+        reason: what llama.cpp said.
+    """
+    option = next((name for sign, name in _SIGNS if sign in reason.lower()), "request")
+    hint = "Change the request." if option == "request" else f"Change {option}."
+    return InvalidOption(option, f"The engine refused the request: {reason.rstrip('.')}.", hint=hint)

@@ -1,0 +1,92 @@
+"""Holds an installed model against its hashes, and repairs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ..errors import StorageError
+from ..events import Status
+from ..platform.http import HttpClient
+from ..platform.storage import Storage, failed
+from .download import Download, DownloadOptions
+from .installed import InstalledModel, path_of
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :meth:`ModelStore.verify` found.
+
+    Attributes:
+        chunks: how many were checked.
+        bad: file name and index of those that were wrong.
+        repaired: whether they were fetched again and are right now.
+    """
+
+    chunks: int
+    bad: tuple[tuple[str, int], ...]
+    repaired: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether the model is right now."""
+        return not self.bad or self.repaired
+
+
+async def verify(
+    model: InstalledModel,
+    storage: Storage,
+    *,
+    report: Callable[[Status], object],
+    http: HttpClient | None,
+    options: DownloadOptions | None,
+) -> Verification:
+    """Check every chunk of a model that nobody else works on.
+
+    Args:
+        model: which.
+        storage: where it is.
+        report: called with every status.
+        http: what fetches the bad chunks again; ``None`` leaves them.
+        options: how to download.
+
+    Raises:
+        StorageError: it is damaged and has no URL to repair it from.
+        RemoteUnavailable: the server could not be reached for the repair.
+    """
+    files = model.manifest.all_files
+    bad = await _bad_chunks(model, storage, report)
+    checked = sum(len(file.chunks) for file in files)
+    names = tuple((files[index].name, chunk) for index, chunk in bad)
+    if not bad or http is None:
+        return Verification(checked, names, False)
+    if not all(files[index].url for index, _ in bad):
+        raise failed(
+            f"{model.manifest.name} is damaged, and it was added from a file: it can't be fetched again.",
+            "damaged",
+            "Add the file again.",
+        )
+    download = Download(storage, http, path_of(model.folder), model.manifest, options=options, report=report)
+    await download.repair(bad)
+    return Verification(checked, names, True)
+
+
+async def _bad_chunks(
+    model: InstalledModel, storage: Storage, report: Callable[[Status], object]
+) -> list[tuple[int, int]]:
+    """Index of the file and of the chunk of those that differ from their hashes."""
+    bad, done, chunk_size = [], 0, model.manifest.chunk_size
+    for index, file in enumerate(model.manifest.all_files):
+        path = f"{path_of(model.folder)}/data/{file.name}"
+        for chunk, expected in enumerate(file.chunks):
+            offset = chunk * chunk_size
+            length = min(chunk_size, (file.size or 0) - offset)
+            found = ""
+            with suppress(StorageError):
+                found = await storage.sha256(path, offset, length)
+            if found != expected:
+                bad.append((index, chunk))
+            done += length
+            report(Status("checking", f"Checking {model.manifest.name}.", done, model.size))
+    return bad

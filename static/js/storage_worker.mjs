@@ -1,0 +1,178 @@
+/**
+ * The storage worker: files of the private file system that are open for writing, and bodies of downloads on their way
+ * into them. Python decides what happens; here a model's bytes pass from the network to the disk without touching it.
+ *
+ * Messages in; the sender chooses `id` and the numbers of files and bodies:
+ *   {maker, connect}       what `makeWorker` sends first; `connect` is served in place of this port
+ *   {id, op, ...}          see `OPERATIONS`                       → {id, result}
+ *   without `id`           the same, and nobody waits for an answer
+ * While `receive` goes on                                         → {id, note: {position, chunk, sha256}}
+ * A failure                                                       → {id, error: {kind, name, message}}, where `kind` is
+ *                                                                   "network" or "storage"
+ */
+
+const NOTE_EVERY = 100; // ms
+const NOTE_PART = 2 << 20; // bytes
+
+const files = new Map();
+const bodies = new Map();
+
+class NetworkFailure extends Error {
+  constructor(error) {
+    super(error?.message ?? String(error));
+    this.name = error?.name ?? "Error";
+  }
+}
+
+const OPERATIONS = {
+  async open({file, handle}) {
+    files.set(file, await handle.createSyncAccessHandle());
+  },
+
+  close({file}) {
+    files.get(file).close();
+    files.delete(file);
+  },
+
+  read({file, at, length}) {
+    const bytes = new Uint8Array(length);
+    return bytes.slice(0, files.get(file).read(bytes, {at}));
+  },
+
+  write({file, at, data}) {
+    write(file, at, data);
+  },
+
+  flush({file}) {
+    files.get(file).flush();
+  },
+
+  resize({file, size}) {
+    files.get(file).truncate(size);
+  },
+
+  /** The SHA-256 of a part of a file; nothing where the file ends before it. */
+  async digest({file, at, length}) {
+    const bytes = OPERATIONS.read({file, at, length});
+    return bytes.length < length ? null : sha256(bytes);
+  },
+
+  /** Send a request, whose answer's body is to be received. */
+  async fetch({body, url, options}) {
+    const controller = new AbortController();
+    bodies.set(body, {controller}); // so that it can be ended before it is there
+    try {
+      const response = await fetch(url, {...options, signal: controller.signal});
+      if (bodies.has(body)) bodies.set(body, {controller, reader: response.body?.getReader(), rest: null});
+      return {status: response.status, url: response.url, headers: [...response.headers]};
+    } catch (error) {
+      throw new NetworkFailure(error);
+    }
+  },
+
+  /** A part of a file that the user picked, to be received like the body of an answer. */
+  pick({body, blob, start}) {
+    bodies.set(body, {controller: new AbortController(), reader: blob.slice(start).stream().getReader(), rest: null});
+  },
+
+  /** Let go of a body, whatever is going on with it. */
+  end({body}) {
+    const {controller, reader} = bodies.get(body) ?? {};
+    bodies.delete(body);
+    controller?.abort();
+    reader?.cancel().catch(() => {});
+  },
+
+  /** The next piece of a body; nothing at its end. */
+  async piece({body, patience}) {
+    return take(bodies.get(body), Infinity, patience);
+  },
+
+  /**
+   * Write what a body brings to a file, from `start` to `end`, or to the body's end where there is none. At each multiple
+   * of `chunk`, and at the end, the note tells the SHA-256 of the chunk that is complete; chunks to `keep` are only
+   * hashed.
+   */
+  async receive({body, file, start, end, chunk, keep, patience}, note) {
+    const source = bodies.get(body);
+    const memory = new Uint8Array(Math.min(chunk, end ?? Infinity));
+    let position = start;
+    let begin = start - (start % chunk); // where the chunk begins that is being filled
+    memory.set(OPERATIONS.read({file, at: begin, length: start - begin}));
+    const hashes = [];
+    const finish = () => {
+      const arrival = {position, chunk: begin / chunk};
+      hashes.push(sha256(memory.subarray(0, position - begin)).then((sha256) => note({...arrival, sha256})));
+      begin = position;
+    };
+    let told = {position, time: performance.now()};
+    try {
+      while (position < (end ?? Infinity)) {
+        const limit = Math.min(begin + chunk, end ?? Infinity);
+        const piece = await take(source, limit - position, patience);
+        if (!piece) break;
+        memory.set(piece, position - begin); // the digest takes a copy: the memory is free again
+        if (!keep.includes(begin / chunk)) write(file, position, piece);
+        position += piece.length;
+        if (position === limit) finish();
+        else if (position - told.position >= NOTE_PART || performance.now() - told.time >= NOTE_EVERY) {
+          note({position});
+          told = {position, time: performance.now()};
+        }
+      }
+      if (end === undefined && position > begin) finish();
+    } finally {
+      note({position});
+      await Promise.all(hashes);
+    }
+  },
+};
+
+/** The next bytes of a body, `most` at most; null at its end, or once it was let go of. */
+async function take(source, most, patience) {
+  if (!source?.reader) return null;
+  const piece = source.rest ?? (await next(source, patience));
+  source.rest = piece?.length > most ? piece.subarray(most) : null;
+  return source.rest ? piece.subarray(0, most) : piece;
+}
+
+async function next({reader, controller}, patience) {
+  const silence = new DOMException("nothing came", "TimeoutError");
+  const timer = patience && setTimeout(() => controller.abort(silence), 1000 * patience);
+  try {
+    const {done, value} = await reader.read();
+    return done ? null : value;
+  } catch (error) {
+    throw new NetworkFailure(error);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function write(file, at, bytes) {
+  const count = files.get(file).write(bytes, {at});
+  // A full disk is also told by a short count: 0 in Firefox, 2**32 - 8 in Chromium.
+  if (count !== bytes.length) throw new DOMException(`${bytes.length} bytes did not fit`, "QuotaExceededError");
+}
+
+async function sha256(bytes) {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+}
+
+function serve(port) {
+  port.onmessage = async ({data: {maker, connect, id, op, ...fields}}) => {
+    if (maker) {
+      if (connect) serve(connect);
+      return;
+    }
+    try {
+      const result = await OPERATIONS[op](fields, (note) => port.postMessage({id, note}));
+      if (id !== undefined) port.postMessage({id, result}, result instanceof Uint8Array ? [result.buffer] : []);
+    } catch (error) {
+      const kind = error instanceof NetworkFailure ? "network" : "storage";
+      if (id !== undefined) port.postMessage({id, error: {kind, name: error.name, message: error.message}});
+    }
+  };
+}
+
+serve(globalThis);
