@@ -36,8 +36,8 @@ WORKER = Path(__file__).with_name("python_worker.mjs")
 """The worker's script, to be served as ``/static/js/python_worker.mjs``."""
 
 START = """async () => {
-  const {trustedWorker} = await import("/static/js/trusted.mjs");
-  const worker = trustedWorker(new URL("/static/js/python_worker.mjs", location.href), {type: "module"});
+  const {makeWorker} = await import("/static/js/workers.mjs");
+  const worker = makeWorker("/static/js/python_worker.mjs", {type: "module"}, {isOurs: true});
   const calls = new Map();
   globalThis.notes = [];
   worker.onmessage = ({data}) => {

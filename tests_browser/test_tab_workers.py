@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page
 from tab import TINY, Tab
 
 HERE = Path(__file__).parent
-SCRIPTS = (HERE / "many_workers.mjs", HERE / "hello_worker.mjs")
+SCRIPTS = (HERE / "many_workers.mjs", HERE / "hello_worker.mjs", HERE / "reading_worker.mjs")
 
 # Which scripts the page started as workers, and which of those it ended.
 NOTE_WORKERS = """
@@ -83,3 +83,22 @@ def test_workers_start_while_the_page_is_busy(page: Page, serve: Serve, tmp_path
         150,
     )
     assert started == 150
+
+
+def test_a_worker_reads_anywhere_in_what_another_one_holds_in_memory(page: Page, serve: Serve, tmp_path: Path) -> None:
+    static = copy_assets(tmp_path, *SCRIPTS)
+    # Through a port it comes without its further parts in Firefox: reading them waits for ever, each time.
+    found = Tab(page, serve(static_dir=static).url).run(
+        """const {makeWorker} = await import("/static/js/workers.mjs");
+           const worker = makeWorker("/static/js/reading_worker.mjs", {type: "module"}, {isOurs: true});
+           const found = [];
+           await new Promise((resolve) => {
+             setTimeout(resolve, 60_000);
+             worker.onmessage = ({data}) => (data === "done" ? resolve() : found.push(data));
+             worker.postMessage({size: argument});
+           });
+           worker.terminate();
+           return found;""",
+        20_000_000,
+    )
+    assert found == [[19_999_990, 10], [0, 10], [10_000_000, 10]]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import sippet
+from _files import cache_folder
 from sippet import SippClient, simple
 from sippet._remote_fields import RemoteFields
 from sippet.errors import SippError
@@ -168,9 +169,51 @@ def test_events_and_errors_are_declared() -> None:
     assert {"message", "hint", "details"} <= set(vars(SippError("x")))
 
 
-def test_the_declarations_compile() -> None:
-    tsc = shutil.which("tsc")
-    if tsc is None:
-        pytest.skip("no TypeScript compiler on this machine")
-    files = ["static/js/sippet.d.ts", "static/js/simple.d.ts"]
-    subprocess.run([tsc, "--noEmit", "--strict", "--lib", "es2022,dom", *files], cwd=ROOT, check=True)
+PROGRAM = """
+import {SippClient, SippError} from "./sippet.mjs";
+import {LocalLLM} from "./simple.mjs";
+
+const llm: LocalLLM = new LocalLLM();
+await llm.unload();
+const client = new SippClient({wasmThreading: "single-thread"});
+await client.add("chat", {source: "/models/m.gguf", runtime: {context: {nCtx: 512}}});
+const signal = AbortSignal.timeout(9);
+const run = client.chat([{role: "user", content: "Hello"}], {maxTokens: 4, emitTokens: true, signal});
+for await (const {text} of run.tokens) document.body.append(text);
+const {text, usage, finishReason} = await run;
+const length: number = text.length + usage.completionTokens;
+const ended: boolean = finishReason === "length" && length > 0;
+try { await client.close(); } catch (error) { if (error instanceof SippError) console.log(error.code, ended); }
+"""
+
+
+def compiled(tmp_path: Path, program: str) -> str:
+    """What the TypeScript compiler says of a program beside the declarations."""
+    tsc = cache_folder() / "typescript/typescript/lib/tsc.js"
+    if not tsc.exists() or shutil.which("node") is None:
+        pytest.skip("no TypeScript compiler: python3 tools/dev.py setup")
+    for path in (ROOT / "static/js").glob("*.d.*ts"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "program.mts").write_text(program)
+    command = ["node", str(tsc), "--noEmit", "--strict", "--target", "es2022", "--module", "esnext"]
+    command += ["--moduleResolution", "bundler", "--lib", "es2022,dom", "program.mts"]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+
+
+def test_a_program_compiles_against_the_declarations(tmp_path: Path) -> None:
+    assert compiled(tmp_path, PROGRAM) == ""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("maxTokens: 4", "maxTokens: '4'", "not assignable"),
+        ("emitTokens: true", "emit_tokens: true", "emit_tokens"),
+        ("usage.completionTokens", "usage.tokens", "'tokens' does not exist"),
+        ('"single-thread"', '"threads"', '"threads"'),
+        ('finishReason === "length"', 'finishReason === "limit"', "no overlap"),
+    ],
+)
+def test_a_wrong_program_does_not(right: str, wrong: str, complaint: str, tmp_path: Path) -> None:
+    assert right in PROGRAM
+    assert complaint in compiled(tmp_path, PROGRAM.replace(right, wrong))

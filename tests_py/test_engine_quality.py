@@ -21,9 +21,7 @@ import pytest
 from bench.requantise import requantise
 from engine_browser import MODELS, EnginePage, engine_page
 from llama_server import llama_server
-from sippet_host import paths
-from sippet_host.hashcache import HashCache
-from sippet_host.packaged import default_model
+from real_models import real_model
 
 TINY = MODELS / "tiny-chat-f16.gguf"
 FORMATS = ["F16", "Q8_0", "Q5_0", "Q4_1", "Q4_0"]
@@ -107,9 +105,8 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    folder, cache = tmp_path_factory.mktemp("models"), paths.cache_dir()
-    (smollm2,) = default_model(cache, HashCache(cache / "asset-hashes.json")).files
-    models = {"smollm2": smollm2.path, **{name: folder / f"{name}.gguf" for name in FORMATS}}
+    folder = tmp_path_factory.mktemp("models")
+    models = {"smollm2": real_model(), **{name: folder / f"{name}.gguf" for name in FORMATS}}
     for name in FORMATS:
         requantise(TINY, name, models[name], {"F32"})
     for name in [*models]:

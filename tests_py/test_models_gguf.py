@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import struct
 import time
@@ -14,6 +13,7 @@ import pytest
 from gguf_builder import ARRAY, BOOL, F32, I32, MODEL, STRING, TENSORS, U8, U32, T, gguf, string, value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from real_models import real_model
 from sippet.errors import InvalidModel, UnsupportedModel
 from sippet.models._ggml import GGML_TYPES
 from sippet.models.checks import check_model, check_shards
@@ -23,7 +23,6 @@ from sippet.models.header import ArrayRef, GgufHeader
 MODELS = Path(__file__).parent / "models"
 TINY = (MODELS / "tiny-chat-f16.gguf").read_bytes()
 PROJECTOR = (MODELS / "mmproj-tiny-f16.gguf").read_bytes()
-CACHED = Path(os.environ.get("SIPPET_CACHE", Path.home() / ".cache" / "sippet")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 REASONS = {"not_gguf", "wrong_version", "big_endian", "truncated", "corrupt", "absurd_header"}
 
 
@@ -69,13 +68,14 @@ def test_a_real_model_is_described() -> None:
     assert first.dims == (128, 512) and first.nbytes == first.elements * 2 == 131_072
 
 
-@pytest.mark.skipif(not CACHED.exists(), reason="SmolLM2 is not in the cache")
 def test_long_arrays_stay_in_the_file_until_they_are_asked_for() -> None:
+    path = real_model()
+
     async def main() -> None:
-        with CACHED.open("rb") as file:
+        with path.open("rb") as file:
 
             class Source:
-                size = CACHED.stat().st_size
+                size = path.stat().st_size
                 total = 0
 
                 async def read(self, offset: int, length: int) -> bytes:
@@ -404,11 +404,10 @@ def mutate(data: bytearray, end: int, rng: random.Random) -> bytes:
 @pytest.mark.parametrize(("name", "rounds"), [("tiny", 2500), ("projector", 2000), ("built", 4000), ("smollm2", 60)])
 def test_mutated_headers_are_refused_or_sound(name: str, rounds: int) -> None:
     if name == "smollm2":
-        if not CACHED.exists():
-            pytest.skip("SmolLM2 is not in the cache")
-        with CACHED.open("rb") as file:
+        path = real_model()
+        with path.open("rb") as file:
             whole = file.read(4 << 20)
-        size = CACHED.stat().st_size
+        size = path.stat().st_size
     else:
         whole = {"tiny": TINY, "projector": PROJECTOR, "built": gguf(MODEL, TENSORS)}[name]
         size = len(whole)

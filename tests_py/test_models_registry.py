@@ -9,6 +9,7 @@ from urllib.parse import urljoin
 
 import pytest
 from model_server import ModelServer
+from real_models import real_model
 from sippet.config import ContextConfig
 from sippet.errors import InvalidModel, InvalidOption, ModelNotFound
 from sippet.models.fitting import fitted_context
@@ -20,7 +21,6 @@ from sippet.models.store import ModelStore
 from sippet.platform._cpython import PathSource
 from sippet.platform._folder import FolderStorage
 from sippet.platform._http1 import Http1Client
-from sippet_host import paths
 
 FOLDER = Path(__file__).parent / "models"
 
@@ -43,10 +43,7 @@ def test_the_tiny_models_entry_is_that_of_its_files() -> None:
 def test_an_entry_of_a_packaged_model_is_that_of_its_file(id: str) -> None:
     entry = MODELS[id]
     (file,) = entry.manifest.files
-    places = (paths.cache_dir() / "models" / file.name, paths.cache_dir() / file.name)
-    if (path := next(filter(Path.exists, places), None)) is None:
-        pytest.skip(f"{file.name} is not in the cache")
-    source = PathSource(path)
+    source = PathSource(real_model(id))
     (made,), facts = (manifest := asyncio.run(build_manifest([source]))).files, manifest.facts
     assert (file.name, file.size, file.sha256, file.chunks) == (made.name, made.size, made.sha256, made.chunks)
     assert entry.manifest.facts == facts

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import _apt
 import _venv
 from _files import read_json, write_json
 from _report import ToolError, note
 
 _FOUND = _venv.VENV / ".sippet-browsers.json"
 _DOWNLOAD_TIMEOUT = 900  # seconds
-_APT_TIMEOUT = 1200
 
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "msedge")
 _FIREFOX_NAMES = ("firefox-esr", "firefox")
@@ -100,22 +100,4 @@ def _playwright_chromium() -> str | None:
 
 
 def _from_apt(package: str, names: Iterable[str]) -> str | None:
-    """Install a distribution's package, where that needs no password: on Debian and its kin, as root."""
-    apt = shutil.which("apt-get")
-    if apt is None or os.geteuid() != 0:
-        return None
-    note(f"installing the distribution's {package}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (("update",), ("install", "-y", "--no-install-recommends", package)):
-        try:
-            subprocess.run(
-                [apt, "-q", *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_APT_TIMEOUT,
-                check=arguments[0] != "update",  # one broken source must not stop an install from another
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-    return _installed(names, ())
+    return _installed(names, ()) if _apt.install(package) else None

@@ -26,9 +26,10 @@ if sys.version_info < (3, 11):  # noqa: UP036 - people do run this with an older
 
 import _browsers
 import _venv
+import _yardsticks
 import build_wheel
 import vendor
-from _files import ROOT, cache_folder
+from _files import ROOT
 from _report import Steps, ToolError, run
 
 
@@ -59,12 +60,14 @@ def _serve(arguments: list[str]) -> int:
 
 
 def _test(arguments: list[str]) -> int:
-    steps = _set_up("test", 1 if arguments else 2)
+    steps = _set_up("test", 1 if arguments else 3)
     with steps.step("Browsers for the tests"):
         os.environ.update(_browsers.ensure())
     os.chdir(ROOT)
     if arguments:
         return _replace("pytest", arguments)
+    with steps.step("Compilers and engines to compare with"):
+        _yardsticks.for_tests()
     with steps.step("Lint and types"):
         _run_checks()
     # Files in their own order, so that no worker goes back from tests_browser to tests_py: Playwright's synchronous
@@ -77,11 +80,7 @@ def _test(arguments: list[str]) -> int:
 def _bench(arguments: list[str]) -> int:
     steps = _set_up("test", 2)
     with steps.step("Other engines, to compare with"):
-        vendor.ensure(
-            os.environ.get("SIPPET_VENDOR_FROM"),
-            lock_file=ROOT / "tools" / "bench" / "peers.lock.json",
-            folder=cache_folder() / "peers",
-        )
+        _yardsticks.engines()
     with steps.step("Browsers"):
         os.environ.update(_browsers.ensure())
     return _replace("sippet", ["bench", *arguments])
@@ -111,9 +110,11 @@ def _run_checks() -> None:
 
 def _setup(arguments: list[str]) -> int:
     _no_arguments("setup", arguments)
-    steps = _set_up("test", 1)
+    steps = _set_up("test", 2)
     with steps.step("Browsers for the tests"):
         _browsers.ensure()
+    with steps.step("Compilers and engines to compare with"):
+        _yardsticks.for_tests()
     return 0
 
 

@@ -3,7 +3,6 @@
  * thread. One port holds one engine with one loaded model.
  *
  * Messages in, `id` chosen by the sender:
- *   {maker, connect}                       what `makeWorker` sends first; `connect` is served in place of this port
  *   {op: "warm", engine, moduleUrl, wasmUrl}  fetch and compile ahead of "open"; no answer
  *   {op: "open", id, engine, ...options}   load the WebAssembly module            → {id, opened: {…}}
  *   {op: "call", id, name, data, bytes}    one request, one reply                 → {id, data}
@@ -15,8 +14,6 @@
  * Streams advance in turn, one step of the engine at a time, and messages are taken in between: a cancel or another
  * request waits for one step at most.
  */
-
-import {useMaker} from "./workers.mjs";
 
 const ALIVE_EVERY = 5000; // ms
 
@@ -73,10 +70,7 @@ export function serveEngine(port) {
 
   port.onmessage = ({data: message}) => {
     const {op, id} = message;
-    if (message.maker) {
-      useMaker(message.maker);
-      if (message.connect) serveEngine(message.connect);
-    } else if (op === "warm") {
+    if (op === "warm") {
       ENGINES[message.engine].load();
       import(message.moduleUrl).catch(() => {}); // "open" will meet the same failure and report it
       warm = {url: message.wasmUrl, module: compile(message.wasmUrl)};

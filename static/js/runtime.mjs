@@ -6,7 +6,7 @@ import {environment, likelyBuild} from "./environment.mjs";
 import {serveEngine} from "./engine_host.mjs";
 import {SippError} from "./errors.mjs";
 import {isTrusted, trustedWorker, trustOrigins} from "./trusted.mjs";
-import {makeWorker, useMaker} from "./workers.mjs";
+import {makeWorker} from "./workers.mjs";
 
 const ENGINE = new URL("../engine/", import.meta.url).href;
 const VENDOR = new URL("../vendor/", import.meta.url).href;
@@ -33,7 +33,6 @@ export function serveRuntime(port) {
     if (message.method === "cancel") for (const {controller} of fetches.values()) controller.abort();
   };
   port.onmessage = ({data}) => {
-    if (data.maker) return useMaker(data.maker);
     open.add(data.id);
     receive(data);
   };

@@ -3,13 +3,14 @@
  * into them. Python decides what happens; here a model's bytes pass from the network to the disk without touching it.
  *
  * Messages in; the sender chooses `id` and the numbers of files and bodies:
- *   {maker, connect}       what `makeWorker` sends first; `connect` is served in place of this port
  *   {id, op, ...}          see `OPERATIONS`                       → {id, result}
  *   without `id`           the same, and nobody waits for an answer
  * While `receive` goes on                                         → {id, note: {position, chunk, sha256}}
  * A failure                                                       → {id, error: {kind, name, message}}, where `kind` is
  *                                                                   "network" or "storage"
  */
+
+import {serveWorker} from "./workers.mjs";
 
 const NOTE_EVERY = 100; // ms
 const NOTE_PART = 2 << 20; // bytes
@@ -160,11 +161,7 @@ async function sha256(bytes) {
 }
 
 function serve(port) {
-  port.onmessage = async ({data: {maker, connect, id, op, ...fields}}) => {
-    if (maker) {
-      if (connect) serve(connect);
-      return;
-    }
+  port.onmessage = async ({data: {id, op, ...fields}}) => {
     try {
       const result = await OPERATIONS[op](fields, (note) => port.postMessage({id, note}));
       if (id !== undefined) port.postMessage({id, result}, result instanceof Uint8Array ? [result.buffer] : []);
@@ -175,4 +172,4 @@ function serve(port) {
   };
 }
 
-serve(globalThis);
+serveWorker(serve);

@@ -1,0 +1,2 @@
+// TypeScript looks for the types of `simple.mjs` here.
+export * from "./simple.js";
