@@ -25,8 +25,8 @@ if sys.version_info < (3, 11):  # noqa: UP036 - people do run this with an older
     )
 
 import _browsers
+import _test_needs
 import _venv
-import _yardsticks
 import build_wheel
 import vendor
 from _files import ROOT
@@ -66,8 +66,8 @@ def _test(arguments: list[str]) -> int:
     os.chdir(ROOT)
     if arguments:
         return _replace("pytest", arguments)
-    with steps.step("Compilers and engines to compare with"):
-        _yardsticks.for_tests()
+    with steps.step("Compilers, engines and a GPU that single tests need"):
+        _test_needs.for_tests()
     with steps.step("Lint and types"):
         _run_checks()
     # Files in their own order, so that no worker goes back from tests_browser to tests_py: Playwright's synchronous
@@ -80,7 +80,7 @@ def _test(arguments: list[str]) -> int:
 def _bench(arguments: list[str]) -> int:
     steps = _set_up("test", 2)
     with steps.step("Other engines, to compare with"):
-        _yardsticks.engines()
+        _test_needs.engines()
     with steps.step("Browsers"):
         os.environ.update(_browsers.ensure())
     return _replace("sippet", ["bench", *arguments])
@@ -113,8 +113,8 @@ def _setup(arguments: list[str]) -> int:
     steps = _set_up("test", 2)
     with steps.step("Browsers for the tests"):
         _browsers.ensure()
-    with steps.step("Compilers and engines to compare with"):
-        _yardsticks.for_tests()
+    with steps.step("Compilers, engines and a GPU that single tests need"):
+        _test_needs.for_tests()
     return 0
 
 

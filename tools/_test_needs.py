@@ -1,9 +1,10 @@
-"""What tests and benchmarks hold Sippet against: other engines, compilers for C++ and for TypeScript."""
+"""What single tests and benchmarks need besides: other engines, compilers for C++ and TypeScript, a GPU in software."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import _apt
@@ -14,6 +15,7 @@ from engine_build.toolchain import CLANG
 
 _ENGINES = ROOT / "tools" / "bench" / "peers.lock.json"
 _TYPESCRIPT = ROOT / "tools" / "typescript.lock.json"
+_VULKAN = Path("/usr/share/vulkan/icd.d")
 
 
 def engines() -> None:
@@ -28,6 +30,8 @@ def for_tests() -> None:
     """Fetch all that single tests need. Where something can't be had, these tests say that they skip."""
     if shutil.which(CLANG) is None and not _apt.install(CLANG):
         note(f"no {CLANG}, so that no part of the engine is built again")
+    if sys.platform == "linux" and not any(_VULKAN.glob("lvp*")):
+        _apt.install("mesa-vulkan-drivers")
     for lock, folder in ((_ENGINES, "peers"), (_TYPESCRIPT, "typescript")):
         try:
             _fetch(lock, folder)
