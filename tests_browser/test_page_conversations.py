@@ -98,6 +98,7 @@ def test_a_deleted_conversation_can_be_brought_back_at_once(open_page: OpenPage,
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(".message.assistant")).to_contain_text("One hour.")
     act(page, "Delete", "How long does dough rest?")
+    expect(page.locator("#conversations .entry")).to_have_count(0)  # then it is gone from the database, too
     page.reload()
     expect(page.locator("#no-conversations")).to_be_visible()
 
