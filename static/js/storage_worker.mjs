@@ -98,10 +98,18 @@ const OPERATIONS = {
     const source = bodies.get(body);
     const memory = new Uint8Array(Math.min(chunk, end ?? Infinity));
     let position = start;
+    let written = start; // up to where the file has what came: many small writes are slow, above all in Firefox
     let begin = start - (start % chunk); // where the chunk begins that is being filled
     memory.set(OPERATIONS.read({file, at: begin, length: start - begin}));
     const hashes = [];
+    const save = () => {
+      if (written === position) return;
+      const piece = memory.subarray(written - begin, position - begin);
+      if (!keep.includes(begin / chunk)) write(file, written, piece);
+      written = position;
+    };
     const finish = () => {
+      save();
       const arrival = {position, chunk: begin / chunk};
       hashes.push(sha256(memory.subarray(0, position - begin)).then((sha256) => note({...arrival, sha256})));
       begin = position;
@@ -113,16 +121,17 @@ const OPERATIONS = {
         const piece = await take(source, limit - position, patience);
         if (!piece) break;
         memory.set(piece, position - begin); // the digest takes a copy: the memory is free again
-        if (!keep.includes(begin / chunk)) write(file, position, piece);
         position += piece.length;
         if (position === limit) finish();
         else if (position - told.position >= NOTE_PART || performance.now() - told.time >= NOTE_EVERY) {
+          save();
           note({position});
           told = {position, time: performance.now()};
         }
       }
       if (end === undefined && position > begin) finish();
     } finally {
+      save();
       note({position});
       await Promise.all(hashes);
     }

@@ -98,6 +98,7 @@ class Fetcher:
         self._shelf, self._items, self._http = shelf, items, http
         self._options, self._meter, self._running = options, meter, running
         self._queue: deque[tuple[ArrivingFile, int]] = deque()
+        self._starting = 0  # workers that have asked for nothing yet
 
     async def fetch(self) -> None:
         """Fetch every chunk that is not here.
@@ -117,12 +118,15 @@ class Fetcher:
             for chunk in range(item.chunk_count)
             if chunk not in item.done
         )
-        await together([self._work() for _ in range(min(self._options.parallel, len(self._queue)))])
+        self._starting = min(self._options.parallel, len(self._queue))
+        await together([self._work() for _ in range(self._starting)])
 
     async def _work(self) -> None:
         queue = self._queue
         while queue:
-            most = min(LONGEST_RUN, math.ceil(len(queue) / self._options.parallel))
+            # At first all get the same, later less and less, so that they end together.
+            most = min(LONGEST_RUN, math.ceil(len(queue) / (self._starting or self._options.parallel)))
+            self._starting = max(0, self._starting - 1)
             item, first = queue.popleft()
             end = first + 1
             # A chunk of which parts are here begins a request of its own, behind those.
