@@ -27,7 +27,7 @@ from .journal import UNHASHED, Journal
 from .progress import Meter
 
 PART = 2 << 20  # bytes of a chunk after which the journal notes that they are there
-FLUSH_EVERY = 64 << 20  # bytes; each time the tab waits for the disk
+FLUSH_EVERY = 256 << 20  # bytes; each time the tab waits for the disk
 _HASH_PIECE = 1 << 20
 
 
