@@ -218,6 +218,7 @@ def call(
         (["serve", "http://127.0.0.1:9/x.gguf"], "download_failed"),
         (["serve"], "download_failed"),
         (["serve", str(TINY), "--tls-cert", "cert.pem"], "configuration"),
+        (["serve", "http://127.0.0.1:9/late.gguf", "--tls-cert", "cert.pem"], "configuration"),
         (["serve", str(TINY), "--tls-cert", "no.pem", "--tls-key", "no.pem"], "configuration"),
         (["serve", str(TINY), "--connect", "*"], "configuration"),
         (["serve", "tiny-chat-f16"], "model_not_found"),

@@ -77,6 +77,14 @@ def test_a_model_is_pulled_listed_verified_and_removed(call: Call, server: Model
     assert call("list")[1] == ""
 
 
+def test_a_server_that_does_not_answer_is_told_of_while_it_is_asked_again(call: Call, server: ModelServer) -> None:
+    server.refuse = [503, 503]
+    status, _, err = call("pull", server.url + "tiny-chat-f16.gguf")
+    assert status == 0
+    told = [line for line in err.splitlines() if "Trying again" in line]
+    assert len(told) == 2 and all(server.url in line and "503" in line for line in told)
+
+
 def test_a_path_and_its_shards_can_be_pulled(call: Call, tiny: Path, tmp_path: Path) -> None:
     status, out, _ = call("split", tiny, "--max-size", "0.5M", "-o", tmp_path / "shards")
     assert status == 0

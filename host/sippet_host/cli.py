@@ -7,6 +7,7 @@ import signal
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,11 @@ def serve(
     """
     known = read_registry(registry)
     beside = [registry.parent] if registry else []
-    settings = Settings(
+    settings = Settings(  # first: what is wrong with it should not wait for a model
         host=host,
         port=port,
         isolation=not no_isolation,
         coep=coep,
-        models=_resolve((*models, *more_models), models_dir, known, beside),
         models_dir=models_dir,
         registry=known,
         allowed_hosts=allowed_hosts,
@@ -159,7 +159,8 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
-    asyncio.run(_serve(settings, open_page))
+    entries = _resolve((*models, *more_models), models_dir, known, beside)
+    asyncio.run(_serve(replace(settings, models=entries), open_page))
 
 
 def _resolve(

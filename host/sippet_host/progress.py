@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypeVar
 from sippet.events import OnProgress, Status
 
 _WIDTH = 28
+_USUAL = "Downloading"  # how the text of a download begins that gets on
 R = TypeVar("R")
 
 
@@ -60,6 +61,10 @@ class Progress:
             self._tenths = tenths
             self._line(f"{self._label}: {tenths * 10} %")
 
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._line(f"\r\x1b[K{text}" if self._live else text)
+
     def _bar(self, now: float) -> str:
         rate = self._done / max(now - self._start, 0.001)
         if not self._total:
@@ -78,12 +83,19 @@ class Progress:
 
 
 async def with_progress(run: Callable[[OnProgress], Coroutine[Any, Any, R]]) -> R:
-    """Shows the bytes that are on their way while ``run`` works, which gets what its statuses go to."""
+    """Shows the bytes that are on their way while ``run`` works, which gets what its statuses go to.
+
+    What holds them up, such as a server that does not answer, gets a line of its own.
+    """
     with ExitStack() as stack:
         shown: Progress | None = None
+        said = ""
 
         def report(status: Status) -> None:
-            nonlocal shown
+            nonlocal shown, said
+            if status.state == "downloading" and not status.text.startswith(_USUAL) and status.text != said:
+                said = status.text
+                shown.say(said) if shown else say(said)
             if status.state == "downloading" and status.total and shown is None:
                 shown = stack.enter_context(Progress("Fetching", status.total))
             if status.state in ("downloading", "ready") and shown is not None:

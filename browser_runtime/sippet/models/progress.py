@@ -18,19 +18,18 @@ class Meter:
 
     Args:
         report: called with each status.
-        verb: what happens, for the text: ``Downloading``, ``Checking``.
-        state: of the statuses.
-        total: bytes in all, where known; may be set later.
 
     Attributes:
+        total: bytes in all, once known.
+        done: bytes that are here.
         note: replaces the text for as long as it is set.
     """
 
-    def __init__(self, report: Callable[[Status], object], verb: str = "Downloading", total: int | None = None) -> None:
-        self.total = total
+    def __init__(self, report: Callable[[Status], object]) -> None:
+        self.total: int | None = None
         self.done = 0
         self.note = ""
-        self._report, self._verb = report, verb
+        self._report = report
         self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._reported = 0.0
 
@@ -68,7 +67,7 @@ class Meter:
         of = f" of {megabytes(self.total)}" if self.total else ""
         speed = f", {megabytes(round(rate))}/s" if rate and rate >= 1e6 else f", {rate / 1e3:.0f} kB/s" if rate else ""
         left = f", {_duration(eta)} left" if eta is not None and eta >= 1 else ""
-        return f"{self._verb} the model: {megabytes(self.done) if self.done else '0 MB'}{of}{speed}{left}"
+        return f"Downloading the model: {megabytes(self.done) if self.done else '0 MB'}{of}{speed}{left}"
 
 
 def _duration(seconds: float) -> str:
