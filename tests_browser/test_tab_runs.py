@@ -107,6 +107,21 @@ def test_a_cancelled_run_keeps_its_text_and_frees_the_engine(tab: Tab) -> None:
     assert result["nextMs"] < 20 * result["freshMs"] + 1000, "2000 tokens would have taken far longer"
 
 
+def test_each_reader_of_a_run_gets_all_of_it(tiny_tab: Tab) -> None:
+    found = tiny_tab.run(
+        """const talk = [{role: "user", content: "Tell me a story."}];
+           const run = state.client.chat(talk, {temperature: 0, emitTokens: true});
+           const read = async () => {
+             let text = "";
+             for await (const batch of run.tokens) text += batch.text;
+             return text;
+           };
+           const together = await Promise.all([read(), read()]);
+           return [(await run).text, ...together, await read()];"""
+    )
+    assert found[0] and found == [found[0]] * 4
+
+
 def test_an_abort_signal_cancels(tiny_tab: Tab) -> None:
     result = tiny_tab.run(
         f"""const controller = new AbortController();

@@ -14,6 +14,8 @@ from adapters import adapter
 from llama_server import TINY
 from pictures import COLOURS, SHAPES, picture
 from sippet import (
+    AmbiguousEndpoint,
+    ContextOverflow,
     InvalidOption,
     LocalModel,
     ModelNotFound,
@@ -64,6 +66,80 @@ def test_the_pair_names_shapes_and_colours() -> None:
             await client.chat(ask("?"), media=["/nowhere/x.png"])
 
     using(model(projector=PROJECTOR), work)
+
+
+def test_a_context_is_not_another_keys_after_a_failure_or_a_take_over() -> None:
+    talk = ask("My name is Tom.")
+
+    async def work(client: SippClient) -> None:
+        await client.chat(talk, context_key="alice", temperature=0, max_tokens=8)
+        with pytest.raises(ContextOverflow):
+            await client.chat(ask("word " * 2000), context_key="bob")
+        other = await client.chat(talk, context_key="bob", temperature=0, max_tokens=8)
+        assert other.usage.cached_tokens == 0
+        taking = client.chat(talk, context_key="carol", temperature=0, max_tokens=8)
+        with pytest.raises(InvalidOption, match="in memory"):
+            await client.save_context("bob")  # by its turn the only slot is carol's
+        assert (await taking).finish_reason
+        assert (await client.chat(talk, context_key="bob", temperature=0, max_tokens=8)).usage.cached_tokens == 0
+
+    using(model(context={"n_parallel": 1}), work)
+
+
+def test_cancelling_who_reads_a_runs_text_cancels_the_run() -> None:
+    async def work(client: SippClient) -> None:
+        run = client.query("One", emit_tokens=True, temperature=0, max_tokens=400, ignore_eos=True)
+
+        async def read() -> None:
+            async for _ in run.tokens:
+                began.set()
+
+        began = asyncio.Event()
+        reader = asyncio.ensure_future(read())
+        await began.wait()
+        await asyncio.sleep(0)  # it waits for more
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        assert (await run).finish_reason == "cancelled"
+
+    using(model(), work)
+
+
+def test_what_a_callback_raises_fails_no_request() -> None:
+    def broken(news: object) -> None:
+        raise ValueError("the program's own fault")
+
+    async def main() -> None:
+        heard: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+        async with SippClient() as client:
+            client.subscribe(broken)
+            await client.add("it", model(on_progress=broken))
+            assert (await client.chat(ask("Hello"), max_tokens=2)).usage.completion_tokens
+        assert heard and all(isinstance(context["exception"], ValueError) for context in heard)
+
+    asyncio.run(main())
+
+
+def test_a_model_is_not_unloaded_under_a_call() -> None:
+    async def work(client: SippClient) -> None:
+        for _ in range(3):
+            assert await client.tokenize("Hello")
+
+    using(model(runtime={"residency": {"unload_after": 0}}), work)
+
+
+def test_a_request_that_names_no_endpoint_goes_to_the_only_one_that_can_serve_it() -> None:
+    async def work(client: SippClient) -> None:
+        await client.add("vectors", model(context={"embeddings": True, "pooling": "mean"}))
+        assert (await client.embed("Hello")).endpoint == "vectors"
+        assert (await client.chat(ask("Hello"), max_tokens=2)).endpoint == "it"
+        await client.add("spare", model())
+        with pytest.raises(AmbiguousEndpoint, match="it, spare"):
+            client.chat(ask("Hello"))
+
+    using(model(), work)
 
 
 def test_an_image_can_be_a_path(tmp_path: Path) -> None:

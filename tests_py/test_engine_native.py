@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from gguf_builder import MODEL, STRING, TENSORS, gguf, value
 from llama_server import MODELS, TINY, llama_server
+from real_models import real_model
 from sippet.capabilities import refusal
 from sippet.client import SippClient
 from sippet.config import RuntimeConfig
@@ -232,15 +234,19 @@ def test_a_cancelled_answer_is_not_computed_further() -> None:
 
 
 def test_a_cancelled_prefill_ends_after_its_batch() -> None:
-    async def work(client: SippClient) -> None:
-        run = client.query("one two three " * 1500, max_tokens=100)  # long enough for a machine that is slow to wake up
-        await asyncio.sleep(0.01)
-        run.cancel()
-        result = await run
-        assert (result.finish_reason, result.text) == ("cancelled", "")
-        assert (await client.chat(FRANCE, temperature=0)).text == "The capital of France is Paris."
+    async def main() -> None:
+        runtime = {"context": {"n_ubatch": 8, "n_batch": 8, "n_ctx": 8192}}
+        async with client_of(LocalModel(real_model(), runtime=runtime)) as client:
+            run = client.query("one two three " * 2000, max_tokens=1)  # half a minute's work and more
+            await asyncio.sleep(0.5)
+            started = time.monotonic()
+            run.cancel()
+            result = await run
+            assert (result.finish_reason, result.text) == ("cancelled", "")
+            assert (await client.chat(FRANCE, temperature=0, max_tokens=4)).usage.completion_tokens == 4
+            assert time.monotonic() - started < 10, "the next run waits for a batch, not for the rest of the prompt"
 
-    with_client(work, n_ubatch=8, n_batch=8, n_ctx=8192)
+    asyncio.run(main())
 
 
 def test_a_prompt_beyond_the_context_is_a_context_overflow() -> None:

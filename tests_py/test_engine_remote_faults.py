@@ -213,6 +213,17 @@ def test_the_time_that_a_server_asks_for_is_waited() -> None:
     assert asyncio.run(main()) >= 1
 
 
+def test_waiting_to_ask_again_takes_nothing_of_the_time_to_answer() -> None:
+    async def late(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await asyncio.sleep(0.2)
+        await response.write(GOOD)
+        return response
+
+    assert run(Server(refuses(429, **{"Retry-After": "1"}), late), timeout=1.0).text == "Hé🙂llo"
+
+
 def test_a_server_that_asks_for_too_long_is_not_waited_for() -> None:
     server = Server(refuses(429, **{"Retry-After": "3600"}))
     error = failure(server)
@@ -340,6 +351,15 @@ def test_a_secret_that_no_header_can_carry_is_refused_without_repeating_it() -> 
     assert SECRET not in json.dumps(error.to_dict()) and not server.requests
 
 
+def test_secrets_in_other_headers_and_in_the_wrong_place_are_not_repeated() -> None:
+    repeats = Server(refuses(401, {"message": f"wrong key {SECRET}!"}))
+    assert SECRET not in json.dumps(failure(repeats, headers={"X-Goog-Api-Key": SECRET}).to_dict())
+    for fields in ({"headers": {"Authorization": f"Bearer {SECRET}\n"}}, {"authentication": SECRET}):
+        with pytest.raises(InvalidOption) as caught:
+            Gateway("m", "https://a.test", **fields)
+        assert SECRET not in json.dumps(caught.value.to_dict())
+
+
 def test_secrets_are_not_in_the_descriptors_text() -> None:
     described = [
         repr(Gateway("m", "https://a.test", authentication=Bearer(SECRET), headers={"X-Key": SECRET})),
@@ -391,9 +411,9 @@ def test_reasoning_is_kept_apart_by_whichever_name() -> None:
         assert (result.reasoning, result.text) == ("hmm", "Hé🙂llo")
 
 
-def calls(*parts: dict[str, Any]) -> bytes:
+def calls(*parts: dict[str, Any], finish: str = "tool_calls") -> bytes:
     events = [{"choices": [{"delta": {"tool_calls": [part]}}]} for part in parts]
-    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + chunk("", "tool_calls")
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + chunk("", finish)
 
 
 def test_tool_calls_are_put_together_from_their_parts() -> None:
@@ -415,6 +435,8 @@ def test_tool_calls_are_put_together_from_their_parts() -> None:
         assert result.finish_reason == "tool_calls"
         found = [(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in result.tool_calls]
         assert found == [("a", "add", '{"x":1}'), ("b", "sub", "{}")]
+    forced = calls({"index": 0, "id": "a", "function": {"name": "add", "arguments": "{}"}}, finish="stop")
+    assert run(Server(forced)).finish_reason == "tool_calls"
 
 
 def sse(*events: dict[str, Any]) -> bytes:

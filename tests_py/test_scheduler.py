@@ -81,6 +81,32 @@ def test_a_key_finds_its_slot_again_and_no_other_sees_it() -> None:
     asyncio.run(main())
 
 
+def test_what_a_failed_request_leaves_in_its_slot_is_nobodys() -> None:
+    async def main() -> None:
+        scheduler = Scheduler(1, 10)
+
+        async def turn(key: str | None, fails: bool = False, computes: bool = True) -> bool:
+            with suppress(ValueError):
+                async with scheduler.slot(key) as slot:
+                    if fails and computes:
+                        scheduler.computed(slot)
+                    if fails:
+                        raise ValueError
+                    return slot.own
+            return False
+
+        await turn("a")
+        await turn("b", fails=True, computes=False)  # what is cached is still of a
+        assert not await turn("b")
+        await turn("a")
+        await turn(None, fails=True, computes=False)
+        assert not await turn(None)
+        await turn("c", fails=True)  # cut off in the middle: its beginning is its own
+        assert await turn("c")
+
+    asyncio.run(main())
+
+
 def test_the_key_that_was_used_longest_ago_goes_first() -> None:
     async def main() -> None:
         scheduler = Scheduler(3, 10)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from llama_server import TINY
+from model_server import ModelServer, in_a_thread
 from sippet import Cancelled, InvalidModel, InvalidOption, ModelNotFound, SchemaMismatch, Status, Usage
+from sippet.models.manifest import Manifest
 from sippet.models.store import ModelStore
 from sippet.simple import (
     DEFAULT_MODEL,
@@ -191,6 +193,23 @@ def test_a_store_tells_at_once_and_at_every_change() -> None:
 def test_javascript_tells_the_model_the_same() -> None:
     script = (ROOT / "static" / "js" / "simple.mjs").read_text()
     assert dict(re.findall(r'export const (\w+) = "(.*)";', script)) == {"EXTRACT": EXTRACT, "CLASSIFY": CLASSIFY}
+
+
+def test_a_programs_own_entry_is_installed_from_its_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIPPET_CACHE", str(tmp_path))
+    data = Path(TINY).read_bytes()
+
+    async def main() -> None:
+        with in_a_thread(ModelServer({"m.gguf": data})) as server:
+            manifest = Manifest.from_dict({"id": "mine", "files": [{"name": "m.gguf", "url": server.url + "m.gguf"}]})
+            entry = RegistryEntry(manifest, memory=10_000_000, description="The tiny one.")
+            engine = SippEngine(runtime={"context": {"n_threads": 1}})
+            llm = LocalLLM(entry, models={"mine": entry}, engine=engine, temperature=0, max_tokens=20)
+            assert "Paris" in await llm.prompt("What is the capital of France?")
+            assert await llm.has_model_in_cache()
+            await llm.unload()
+
+    asyncio.run(main())
 
 
 def test_sippets_own_engine_fetches_nothing_twice_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

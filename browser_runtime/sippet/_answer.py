@@ -60,6 +60,8 @@ class Answer:
         """
         if self.finish_reason is None:
             raise EngineError("The engine ended the answer without saying why.", hint="Send the request again.")
+        if self._tool_calls and self.finish_reason == "stop":  # as some servers say of a call that was forced
+            self.finish_reason = "tool_calls"
         text, reasoning = self.since(0)
         return TextResult(
             text=text,

@@ -53,6 +53,7 @@ class Endpoint:
         self._timer: asyncio.TimerHandle | None = None
         self._unloading: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._users = 0
         self._rest()
 
     @property
@@ -78,12 +79,17 @@ class Endpoint:
     @asynccontextmanager
     async def working(self, key: str | None = None) -> AsyncIterator[tuple[Engine, Slot]]:
         """Wait for a slot, and for the engine where it was unloaded."""
-        if self._timer:
-            self._timer.cancel()
+        async with self.scheduler.slot(key) as slot, self.used() as engine:
+            yield engine, slot
+
+    @asynccontextmanager
+    async def used(self) -> AsyncIterator[Engine]:
+        """The engine, which stays loaded for so long."""
+        self._users += 1
         try:
-            async with self.scheduler.slot(key) as slot:
-                yield await self.ready(), slot
+            yield await self.ready()
         finally:
+            self._users -= 1
             self._rest()
 
     def add_run(self, run: Run[Any]) -> None:
@@ -143,7 +149,7 @@ class Endpoint:
     def _rest(self) -> None:
         """Nothing to do now: start the clock that frees the memory."""
         after = self.runtime.residency.unload_after
-        if after is None or self._closed or not self.scheduler.idle:
+        if after is None or self._closed or self._users:
             return
         if self._timer:
             self._timer.cancel()
@@ -151,7 +157,7 @@ class Endpoint:
 
     def _unload(self) -> None:
         engine, self.engine = self.engine, None
-        if engine is None or not self.scheduler.idle:
+        if engine is None or self._users or not self.scheduler.idle:
             self.engine = engine
             return
         self.scheduler.clear()

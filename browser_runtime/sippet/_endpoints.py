@@ -11,7 +11,7 @@ from ._endpoint import Endpoint
 from ._room import Room
 from .config import RuntimeConfig
 from .endpoints import Descriptor, EndpointRef, LocalModel
-from .engines.base import Engine
+from .engines.base import Engine, EngineInfo
 from .errors import AmbiguousEndpoint, EndpointNotFound
 
 Open = Callable[[str, Descriptor, Room], Awaitable[Engine]]
@@ -46,18 +46,26 @@ class Endpoints:
     def __getitem__(self, id: str) -> Endpoint:
         return self._ready[id]
 
-    def find(self, endpoint: str | EndpointRef | None) -> Endpoint:
-        """The endpoint of that name; the only one where none is given.
+    def find(
+        self, endpoint: str | EndpointRef | None, serves: Callable[[EngineInfo], bool] = lambda info: True
+    ) -> Endpoint:
+        """The endpoint of that name; the only one that can serve where none is given.
+
+        Args:
+            endpoint: which one.
+            serves: whether an endpoint can serve.
 
         Raises:
             EndpointNotFound, AmbiguousEndpoint: there is none, or more than one.
         """
         if endpoint is None:
-            if len(self._ready) == 1:
-                return next(iter(self._ready.values()))
             if not self._ready:
                 raise EndpointNotFound("The client has no endpoint yet.", hint="Add one with client.add(...).")
-            raise AmbiguousEndpoint(f"{len(self._ready)} endpoints could serve: {', '.join(self._ready)}.")
+            # Where none can, the only one there is says why.
+            able = {name: found for name, found in self._ready.items() if serves(found.info)} or self._ready
+            if len(able) == 1:
+                return next(iter(able.values()))
+            raise AmbiguousEndpoint(f"{len(able)} endpoints could serve: {', '.join(able)}.")
         name = endpoint.id if isinstance(endpoint, EndpointRef) else endpoint
         if name not in self._ready:
             known = ", ".join(self._ready) or "none"

@@ -90,7 +90,9 @@ class RemoteFields:
 
     def __post_init__(self) -> None:
         check(self)
-        for name in self.headers:
+        for name, value in self.headers.items():
+            if not value.isascii() or not value.isprintable():
+                raise InvalidOption("headers", f"The value of the header {name} holds characters that none can carry.")
             if name.lower() in ("host", "content-length", "content-type", "connection", "transfer-encoding", "cookie"):
                 raise InvalidOption("headers", f"headers can't set {name}: it belongs to the connection.")
 

@@ -42,6 +42,7 @@ class Scheduler:
         self._limit = min(slots, max_running or slots)
         self._max_queued = max_queued
         self._keys: list[str | None] = [None] * slots
+        self._cached: list[str | object | None] = [None] * slots  # the key that what a slot has cached is of
         self._free = list(range(slots))  # the one that was used longest ago comes first
         self._waiting: deque[tuple[str | None, asyncio.Future[Slot]]] = deque()
 
@@ -58,6 +59,14 @@ class Scheduler:
     def clear(self) -> None:
         """Forget the keys: the engine's cache is gone."""
         self._keys = [None] * len(self._keys)
+        self._cached = [None] * len(self._keys)
+
+    def computed(self, slot: Slot) -> None:
+        """Take note that what the slot has cached now is of the request that holds it.
+
+        Until then it may still be the last request's, which a failure leaves there.
+        """
+        self._cached[slot.index] = self._keys[slot.index]
 
     @asynccontextmanager
     async def slot(self, key: str | None = None) -> AsyncIterator[Slot]:
@@ -72,6 +81,7 @@ class Scheduler:
         slot = await self._acquire(key)
         try:
             yield slot
+            self.computed(slot)
         finally:
             self._release(slot)
 
@@ -107,7 +117,10 @@ class Scheduler:
         else:
             index = self._choose(key)
         self._free.remove(index)
-        own, self._keys[index] = self._keys[index] == key, key
+        self._keys[index] = key
+        own = self._cached[index] == key
+        if not own:
+            self._cached[index] = object()  # nobody's, until something was computed
         return Slot(index, own)
 
     def _choose(self, key: str | None) -> int:

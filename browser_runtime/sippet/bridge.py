@@ -33,6 +33,7 @@ class Bridge:
             send: posts a message of plain data to the page.
         """
         self._send = send
+        self._refused: SippError | None = None  # why there is no client
         self._client: SippClient | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._runs: dict[int, Run[Any]] = {}
@@ -63,7 +64,11 @@ class Bridge:
             raise
 
     async def _open(self, number: int, params: Mapping[str, Any]) -> Any:
-        self._client = SippClient(**to_python(params))
+        try:
+            self._client = SippClient(**to_python(params))
+        except SippError as error:
+            self._refused = error
+            raise
         self._client.subscribe(self._tell)
         environment = await platform.current().environment()
         self._tell(ClientEvent("state", None, {"state": "ready"}))
@@ -176,6 +181,8 @@ class Bridge:
             await self._client.close()
 
     def _opened(self) -> SippClient:
+        if self._refused:
+            raise self._refused
         if self._client is None:
             raise UsageError("The page sent a request before it opened its client.")
         return self._client

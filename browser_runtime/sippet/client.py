@@ -19,7 +19,7 @@ from ._fields import build, check, option
 from ._room import Room
 from .capabilities import refuse_unsupported
 from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
-from .engines.base import CallKind, Engine, StreamKind
+from .engines.base import CallKind, Engine, EngineInfo, StreamKind
 from .engines.wasm import EngineChoice
 from .errors import ClientClosed, InvalidOption, SippError, UnsupportedOperation
 from .events import ClientEvent, Status
@@ -240,7 +240,7 @@ class SippClient:
         """
         texts = _requests.texts_of("input", input)
         parsed = build(EmbedOptions, options, "embed()")
-        target = self._find(endpoint)
+        target = self._find(endpoint, lambda info: info.embeds is not False)
         info = target.info
         refuse_unsupported(parsed, info.engine or info.backend, info.backend, "embed()")
         if info.embeds is False:
@@ -287,7 +287,7 @@ class SippClient:
         texts = _requests.texts_of("documents", documents)
         if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
             raise InvalidOption("top_n", f"top_n must be a whole number from 1, not {top_n!r}.")
-        target = self._find(endpoint)
+        target = self._find(endpoint, lambda info: info.engine == "remote" or info.pooling == "rank")
         if target.ref.kind == "local" and target.info.pooling != "rank":
             raise UnsupportedOperation("This model is no reranker.", hint="Add a reranking model.")
 
@@ -380,12 +380,12 @@ class SippClient:
         """
         target = self._find(endpoint)
         if key not in target.scheduler.keys:
-            raise InvalidOption(
-                "key", f"No conversation {key!r} is in memory.", hint="Save it after a run that had it."
-            )
+            raise _not_in_memory(key)
 
         async def work() -> int:
             async with target.working(key) as (engine, slot):
+                if not slot.own:  # another request took it over while this one waited, or its own one failed
+                    raise _not_in_memory(key)
                 return await self._contexts.save(engine, slot.index, key)
 
         return await self._start(target, Run(work, endpoint=target.ref.id))
@@ -408,7 +408,8 @@ class SippClient:
         if endpoint is None:
             await self._contexts.forget_everywhere(key)
         else:
-            await self._contexts.forget(await self._find(endpoint).ready(), key)
+            async with self._find(endpoint).used() as engine:
+                await self._contexts.forget(engine, key)
 
     async def run_tools(
         self,
@@ -496,7 +497,7 @@ class SippClient:
         where: str,
         options: Mapping[str, Any],
     ) -> TextRun:
-        target = self._find(endpoint)
+        target = self._find(endpoint, lambda info: info.embeds is not True)
         parsed = build(TextOptions, options, where)
         request = _requests.TextRequest(kind, body, parsed, target, where)
 
@@ -511,6 +512,7 @@ class SippClient:
                 stream = request.stream(engine, slot)
                 try:
                     async for chunk in stream:
+                        target.scheduler.computed(slot)
                         yield chunk
                 finally:
                     await stream.aclose()
@@ -524,8 +526,8 @@ class SippClient:
         target = self._find(endpoint)
 
         async def work() -> dict[str, Any]:
-            engine = await target.ready()  # no slot: it computes nothing
-            return await engine.call(kind, body)
+            async with target.used() as engine:  # no slot: it computes nothing
+                return await engine.call(kind, body)
 
         run: Run[dict[str, Any]] = self._start(target, Run(work, endpoint=target.ref.id))
         return await run
@@ -547,9 +549,11 @@ class SippClient:
                 data["metrics"] = run._metrics()
         self._emit("request_completed", target.ref.id, **data)
 
-    def _find(self, endpoint: str | EndpointRef | None) -> Endpoint:
+    def _find(
+        self, endpoint: str | EndpointRef | None, serves: Callable[[EngineInfo], bool] = lambda info: True
+    ) -> Endpoint:
         self._check_open()
-        return self._endpoints.find(endpoint)
+        return self._endpoints.find(endpoint, serves)
 
     def _check_open(self) -> None:
         if self._closing:
@@ -561,9 +565,22 @@ class SippClient:
     def _emit(self, type: Any, endpoint: str | None, **data: Any) -> None:
         event = ClientEvent(type, endpoint, data)
         for listener in list(self._listeners):
-            listener(event)
+            _tell(listener, event)
 
 
 def _report(descriptor: Descriptor, status: Status) -> None:
     if isinstance(descriptor, LocalModel) and descriptor.on_progress:
-        descriptor.on_progress(status)
+        _tell(descriptor.on_progress, status)
+
+
+def _tell(callback: Callable[[Any], Any], news: object) -> None:
+    """Call a program's callback. What it raises is its own affair: no request fails of it."""
+    try:
+        callback(news)
+    except Exception as error:
+        message = f"A callback of SippClient failed: {callback!r}"
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+
+
+def _not_in_memory(key: str) -> InvalidOption:
+    return InvalidOption("key", f"No conversation {key!r} is in memory.", hint="Save it after a run that had it.")

@@ -86,7 +86,7 @@ class Gateway(RemoteFields):
 
     target: str
     base_url: str
-    authentication: Authentication = None
+    authentication: Authentication = dataclasses.field(default=None, repr=False)  # not to be shown, right or wrong
     server: ServerKind = "openai"
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ R = TypeVar("R")
 class Run(Generic[R]):
     """One request. It starts at once; ``await run`` gives its result, as often as it is awaited.
 
-    Cancelling the task that awaits a run cancels the run.
+    Cancelling the task that awaits a run, or waits for its text, cancels the run.
     """
 
     def __init__(self, work: Callable[[], Awaitable[R]], *, endpoint: str) -> None:
@@ -204,4 +204,9 @@ class TextRun(Run[TextResult]):
                 return
             else:
                 self._news.clear()
-                await self._news.wait()
+                try:
+                    await self._news.wait()
+                except asyncio.CancelledError:
+                    self.cancel("the task that read it was cancelled")
+                    await self._settled()
+                    raise

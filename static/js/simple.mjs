@@ -183,7 +183,7 @@ export class LocalLLM {
 
   /** The label that fits a text best; always one of `labels`. @param {string} text @param {string[]} labels */
   async classify(text, labels, options = {}) {
-    const instruction = CLASSIFY.replace("{labels}", labels.map((label) => JSON.stringify(label)).join(", "));
+    const instruction = CLASSIFY.replace("{labels}", () => labels.map((label) => JSON.stringify(label)).join(", "));
     return this.extractJson(text, {enum: labels}, {...options, instruction});
   }
 

@@ -267,7 +267,8 @@ export class SippClient {
 
   #receive(message) {
     if (message.event) {
-      if (message.event.type === "state") this.#state = message.event.state;
+      const {type, state} = message.event;
+      if (type === "state" && state !== "unloaded") this.#state = state; // that is an endpoint's, not the client's
       for (const listener of this.#listeners) listener(message.event);
       return;
     }
@@ -450,12 +451,12 @@ export class Installation extends Run {
   }
 }
 
-/** Batches that came and were not read yet. */
+/** The batches of a run; each reader gets all of them. */
 class TokenInbox {
   #batches = [];
   #ended = false;
   #error = null;
-  #wake = () => {};
+  #waiting = new Set(); // what wakes those who have read all that came
 
   constructor(open) {
     this.open = open;
@@ -464,6 +465,11 @@ class TokenInbox {
   put(batch) {
     this.#batches.push(batch);
     this.#wake();
+  }
+
+  #wake() {
+    for (const wake of this.#waiting) wake();
+    this.#waiting.clear();
   }
 
   end(error = null) {
@@ -478,11 +484,11 @@ class TokenInbox {
         code: "usage", message: "This run does not stream.", hint: "Pass emitTokens: true to read run.tokens.",
       });
     }
-    for (;;) {
-      if (this.#batches.length) yield this.#batches.shift();
+    for (let next = 0; ;) {
+      if (next < this.#batches.length) yield this.#batches[next++];
       else if (this.#error) throw this.#error;
       else if (this.#ended) return;
-      else await new Promise((resolve) => (this.#wake = resolve));
+      else await new Promise((resolve) => this.#waiting.add(resolve));
     }
   }
 }

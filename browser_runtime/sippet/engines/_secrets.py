@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 from .._remote_fields import Bearer, Header, is_private_transport
@@ -11,7 +12,8 @@ from ..endpoints import Gateway, Provider
 from ..errors import AuthenticationFailed, InvalidOption
 
 _ENVIRONMENT = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-_SENSITIVE = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key"})
+_SENSITIVE = re.compile("auth|key|token|secret|cookie|password", re.IGNORECASE)
+"""Headers of such names carry secrets."""
 _SHORTEST = 6
 """Shorter texts are not taken for secrets in messages: blotting them out would blot out words."""
 
@@ -37,7 +39,7 @@ class Credentials:
                 f"There is no API key for {base_url}.",
                 hint=f"Pass api_key=, or set {self._variable} in the environment.",
             )
-        exposed = self._source() is not None or any(name.lower() in _SENSITIVE for name in descriptor.headers)
+        exposed = self._source() is not None or any(map(_SENSITIVE.search, descriptor.headers))
         if exposed and not descriptor.allow_insecure and not is_private_transport(base_url):
             raise InvalidOption(
                 "base_url",
@@ -89,7 +91,7 @@ class Credentials:
 
     @staticmethod
     def _sensitive_headers(headers: Mapping[str, str]) -> Iterable[str]:
-        return (value for name, value in headers.items() if name.lower() in _SENSITIVE)
+        return (value for name, value in headers.items() if _SENSITIVE.search(name))
 
 
 def _header_name(descriptor: Gateway | Provider) -> str | None:

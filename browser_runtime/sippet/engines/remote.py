@@ -77,8 +77,7 @@ class RemoteEngine(Engine):
     ) -> AsyncGenerator[dict[str, Any], None]:
         self.check(kind, body)
         async with AsyncExitStack() as stack:
-            deadline = time.monotonic() + self._options.timeout
-            response, secret = await self._send(stack, self._dialect.request(kind, body), "text/event-stream")
+            response, secret, deadline = await self._send(stack, self._dialect.request(kind, body), "text/event-stream")
             if response.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
                 for chunk in self._dialect.whole(kind, await self._whole(response, deadline)):
                     yield chunk
@@ -90,8 +89,7 @@ class RemoteEngine(Engine):
 
     async def call(self, kind: CallKind, body: Mapping[str, Any]) -> dict[str, Any]:
         async with AsyncExitStack() as stack:
-            deadline = time.monotonic() + self._options.timeout
-            response, _ = await self._send(stack, self._dialect.call(kind, body), "application/json")
+            response, _, deadline = await self._send(stack, self._dialect.call(kind, body), "application/json")
             return self._dialect.answer(kind, await self._whole(response, deadline))
 
     async def close(self) -> None:
@@ -141,19 +139,24 @@ class RemoteEngine(Engine):
             )
         return found
 
-    async def _send(self, stack: AsyncExitStack, call: Call, accept: str) -> tuple[HttpResponse, str | None]:
-        """Send a request, again where that is safe. The answer is open until ``stack`` is left."""
+    async def _send(self, stack: AsyncExitStack, call: Call, accept: str) -> tuple[HttpResponse, str | None, float]:
+        """Send a request, again where that is safe.
+
+        Returns:
+            the answer, open until ``stack`` is left; the secret that was sent; until when the answer must have begun.
+        """
         body = json.dumps(call.body).encode()
         url = _join(self._url, call.path)
         for attempt in range(self._options.retries + 1):
             secret = await self._credentials.get()
             delay: float | None = None
+            deadline = time.monotonic() + self._options.timeout
             async with AsyncExitStack() as trial:
                 try:
                     response = await self._open(trial, url, body, self._headers(secret, accept))
                     if response.ok:
                         stack.push_async_exit(trial.pop_all())
-                        return response, secret
+                        return response, secret, deadline
                     failure = await self._refused(response, secret)
                     if response.status in _RETRIED:
                         delay = _retry_after(response)

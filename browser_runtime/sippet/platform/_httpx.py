@@ -84,7 +84,9 @@ def _raise_as_ours(error: Exception, url: str, seconds: float | None, stage: str
         raise unavailable("redirect", url, f"More than {MAX_REDIRECTS} redirects from {{url}}.") from error
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
         raise unavailable("connect", url, f"No connection to {{url}} ({type(error).__name__}).") from error
-    if isinstance(error, httpx.DecodingError | httpx.LocalProtocolError):
+    if isinstance(error, httpx.LocalProtocolError):  # its message repeats the headers, which may hold a secret
+        raise InvalidOption("headers", "A header holds characters that none can carry.") from None
+    if isinstance(error, httpx.DecodingError):
         raise unavailable("protocol", url, "{url} sent a damaged answer.") from error
     if stage == "connect":
         raise unavailable("cut", url, "{url} closed the connection without an answer.") from error

@@ -98,7 +98,11 @@ class SippEngine(SimpleEngine):
         return True
 
     async def load(self, model: RegistryEntry, on_status: OnProgress) -> None:
-        await self._open().add(_ENDPOINT, LocalModel(model.id, runtime=self._runtime, on_progress=on_status))
+        client = self._open()
+        if model.id not in await client.models.registry() and not await self.has_model(model):
+            source = model.address or model.manifest  # the program's own entry: nobody else knows it by name
+            await client.models.add(source, id=model.id, on_progress=on_status)
+        await client.add(_ENDPOINT, LocalModel(model.id, runtime=self._runtime, on_progress=on_status))
 
     async def generate(
         self, messages: Messages, options: Mapping[str, Any], on_text: Callable[[str], Any] | None
