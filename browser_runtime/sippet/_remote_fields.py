@@ -91,7 +91,7 @@ class RemoteFields:
     def __post_init__(self) -> None:
         check(self)
         for name, value in self.headers.items():
-            if not value.isascii() or not value.isprintable():
+            if not fits_header(value):
                 raise InvalidOption("headers", f"The value of the header {name} holds characters that none can carry.")
             if name.lower() in ("host", "content-length", "content-type", "connection", "transfer-encoding", "cookie"):
                 raise InvalidOption("headers", f"headers can't set {name}: it belongs to the connection.")
@@ -116,6 +116,11 @@ def checked_url(text: str) -> str:
         raise InvalidOption("base_url", "base_url holds a query or a fragment.", hint="Leave it out.")
     path = parts.path.rstrip("/") or "/v1"
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def fits_header(value: str) -> bool:
+    """Whether a header can carry a text: a line break in it would begin another header."""
+    return value.isascii() and value.isprintable()
 
 
 def is_private_transport(url: str) -> bool:

@@ -467,15 +467,15 @@ class TokenInbox {
     this.#wake();
   }
 
-  #wake() {
-    for (const wake of this.#waiting) wake();
-    this.#waiting.clear();
-  }
-
   end(error = null) {
     this.#ended = true;
     this.#error = error;
     this.#wake();
+  }
+
+  #wake() {
+    for (const wake of this.#waiting) wake();
+    this.#waiting.clear();
   }
 
   async *read() {

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from .._remote_fields import Bearer, Header, is_private_transport
+from .._remote_fields import Bearer, Header, fits_header, is_private_transport
 from ..endpoints import Gateway, Provider
 from ..errors import AuthenticationFailed, InvalidOption
 
@@ -69,7 +69,7 @@ class Credentials:
         secret = source.strip() if isinstance(source, str) else ""  # a key from a file ends with a newline
         if not secret:
             raise AuthenticationFailed("The callback gave no text.", hint="It must return the credential.")
-        if not secret.isascii() or not secret.isprintable():
+        if not fits_header(secret):
             raise AuthenticationFailed("The credential holds characters that no header can carry.")
         return secret
 
