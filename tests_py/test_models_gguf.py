@@ -10,14 +10,14 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from gguf_builder import ARRAY, BOOL, F32, I32, MODEL, STRING, TENSORS, U8, U32, T, gguf, string, value
+from gguf_builder import ARRAY, BOOL, F32, I32, MODEL, STRING, TENSORS, U8, U32, U64, T, gguf, string, value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from real_models import real_model
 from sippet.errors import InvalidModel, UnsupportedModel
 from sippet.models._ggml import GGML_TYPES
 from sippet.models.checks import check_model, check_shards
-from sippet.models.gguf import BytesSource, read_array, read_header
+from sippet.models.gguf import KEEP_IN_ALL, BytesSource, read_array, read_header
 from sippet.models.header import ArrayRef, GgufHeader
 
 MODELS = Path(__file__).parent / "models"
@@ -327,6 +327,14 @@ def test_a_vocabulary_alone_is_not_a_model() -> None:
     assert caught.value.details["reason"] == "no_tensors"
 
 
+def test_many_short_arrays_are_not_all_kept() -> None:
+    arrays = {f"a{number}": value(ARRAY, (I32, range(1024))) for number in range(300)}
+    header = read(gguf({**MODEL, **arrays}, TENSORS))
+    kept = [isinstance(header.metadata[name], tuple) for name in arrays]
+    assert kept == sorted(kept, reverse=True) and sum(kept) == KEEP_IN_ALL // 1024 - 1
+    assert all(len(header.metadata[name]) == 1024 for name in arrays)  # type: ignore[arg-type]
+
+
 def shard(number: int, count: int, total: int, *names: str) -> GgufHeader:
     keys = {"split.no": value(2, number), "split.count": value(2, count), "split.tensors.count": value(I32, total)}
     return read(gguf({**MODEL, **keys}, [T(name) for name in names]))
@@ -346,6 +354,7 @@ def test_shards_must_be_whole_in_order_and_of_one_model() -> None:
         ([one, two, two], "shard_order"),
         ([one, two, shard(2, 3, 3, "b")], "corrupt"),
         ([one, two, shard(2, 3, 3, "c", "d")], "corrupt"),
+        ([read(gguf({**MODEL, "split.count": value(U64, 10**12)}, TENSORS))], "absurd_header"),
     ):
         with pytest.raises(InvalidModel) as caught:
             check_shards(headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -163,6 +164,28 @@ def flip_on_disk_of(folder: Path, name: str, at: int) -> None:
 def test_what_is_no_source_is_refused(tmp_path: Path, source: Any) -> None:
     with pytest.raises(InvalidOption):
         run(store_in(tmp_path).add(source))
+
+
+@pytest.mark.parametrize("source", ["http://[/m.gguf", "http://a:99999/m.json", "https://\ud800/m.gguf"])
+def test_a_malformed_address_is_refused(tmp_path: Path, source: str) -> None:
+    with pytest.raises(InvalidOption, match="URL"):
+        run(store_in(tmp_path).add(source))
+
+
+@pytest.mark.parametrize("option", ["id", "name"])
+@pytest.mark.parametrize("text", ["", "\ud800", "x" * 501, 5])
+def test_a_name_that_can_not_be_stored_is_refused(tmp_path: Path, option: str, text: Any) -> None:
+    with pytest.raises(InvalidOption, match=option):
+        run(store_in(tmp_path).add(MODELS / "tiny-chat-f16.gguf", **{option: text}))
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://a:99999/x", "http://\ud800/x", "\ud800", 5, ["x"], "http:// /"])
+@pytest.mark.parametrize("field", ["url", "mirrors"])
+def test_a_manifest_with_what_is_no_address_is_refused(url: Any, field: str) -> None:
+    file = {"name": "m.gguf", "url": "m.gguf", field: [url] if field == "mirrors" else url}
+    with pytest.raises(InvalidModel) as caught:
+        Manifest.from_json(json.dumps({"files": [file]}), "http://127.0.0.1/m.json")
+    assert caught.value.details["reason"] == "bad_manifest"
 
 
 def test_a_registered_name_without_a_host_says_what_to_do(tmp_path: Path) -> None:

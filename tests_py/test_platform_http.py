@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -276,7 +277,69 @@ def test_leaving_the_context_closes_the_connection(client: HttpClient) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "file:///etc/passwd", "nonsense", "http://"])
+def test_a_small_compressed_body_can_not_fill_the_memory() -> None:
+    client = Http1Client()  # httpx decodes each piece of up to 64 KiB at once
+    packed = gzip.compress(bytes(200 << 20))
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n".encode()
+
+    async def main() -> None:
+        async with raw_server(says(head + packed)) as url:
+            async with client.request("GET", url) as response:
+                with pytest.raises(RemoteError):
+                    await response.read(1 << 20)
+            await client.close()
+
+    tracemalloc.start()
+    try:
+        asyncio.run(main())
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("path", ["/ä ö.gguf?q=ü", "/%C3%A4%20%C3%B6.gguf?q=%C3%BC"])
+def test_what_is_not_ascii_in_a_url_is_encoded_once(client: HttpClient, path: str) -> None:
+    asked = []
+
+    async def note(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        if "to" not in request.query:
+            raise web.HTTPFound(location="/ä?to=1")
+        return web.Response(text="there")
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_get("/{tail:.*}", note)
+        async with app_server(app) as url:
+            assert await get(client, url + path) == (200, b"there")
+
+    asyncio.run(main())
+    assert asked == ["/%C3%A4%20%C3%B6.gguf?q=%C3%BC", "/%C3%A4?to=1"]
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://a:99999/", "ftp://127.0.0.1/x", "file:///etc/passwd"])
+def test_a_redirect_to_what_is_no_address_is_the_servers_fault(client: HttpClient, location: str) -> None:
+    answer = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    assert asyncio.run(reason(client, says(answer))) in ("redirect", "connect")  # httpx tries some of them
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://127.0.0.1/x",
+        "file:///etc/passwd",
+        "nonsense",
+        "http://",
+        "http://[",
+        "http://[::1",
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:x/",
+        "http://a b/",
+        "http://a/\ud800",
+        "http://\ud800/",
+        "http://" + "ä" * 100 + "/",
+    ],
+)
 def test_only_http_urls_are_requested(client: HttpClient, url: str) -> None:
     with pytest.raises(InvalidOption):
         asyncio.run(get(client, url))

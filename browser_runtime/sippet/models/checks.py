@@ -8,6 +8,7 @@ from ..errors import UnsupportedModel
 from .header import GgufHeader, invalid
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+MAX_SHARDS = 0xFFFF  # llama.cpp writes split.count in 16 bits
 
 
 def check_model(header: GgufHeader, architectures: Collection[str] | None = None) -> None:
@@ -68,10 +69,12 @@ def check_shards(headers: Sequence[GgufHeader]) -> None:
         headers: one for each file that was given, in the order in which they were given.
 
     Raises:
-        InvalidModel: ``details["reason"]`` is ``shard_missing``, ``shard_order`` or ``corrupt``.
+        InvalidModel: ``details["reason"]`` is ``shard_missing``, ``shard_order``, ``corrupt`` or ``absurd_header``.
     """
     first = headers[0]
     count = first.split_count
+    if count > MAX_SHARDS:
+        raise invalid("absurd_header", f"split.count is {count}; the most is {MAX_SHARDS}.")
     numbers = [header.split_number for header in headers]
     if len(headers) != count or any(header.split_count != count for header in headers):
         missing = sorted(set(range(count)) - set(numbers))

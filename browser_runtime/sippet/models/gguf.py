@@ -5,8 +5,8 @@
     header.architecture, header.quantization, header.context_length, header.file_size
 
 The file is untrusted. Every count and length is checked before it is used, nothing is allocated from an unchecked
-number, long arrays are walked over and not kept, and the layout is held to the same rules as llama.cpp's own reader
-(gguf.cpp), so that a file accepted here is not refused there.
+number, long arrays, and short ones where there are too many, are walked over and not kept, and the layout is held to
+the same rules as llama.cpp's own reader (gguf.cpp), so that a file accepted here is not refused there.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -30,7 +30,7 @@ MAX_STRING = 16 << 20
 MAX_NAME = 63  # ggml_tensor.name holds 64 bytes with its end
 MAX_DIMS = 4
 MAX_ALIGNMENT = 1 << 16
-KEEP_ARRAY = 1024
+KEEP_ARRAY, KEEP_IN_ALL = 1024, 1 << 18  # elements; Python needs up to 60 bytes for one
 
 _UNSIGNED, _STRING, _ARRAY = 4, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -89,6 +89,7 @@ class _Cursor:
         self._base = 0
         self._step = _FIRST_READ
         self.position = 0
+        self.kept = 0  # elements of arrays
 
     async def need(self, length: int) -> int:
         """Make the next ``length`` bytes available. Returns their index in the window."""
@@ -245,7 +246,8 @@ async def _read_value(cursor: _Cursor, key: str) -> Value:
     if count > MAX_ARRAY:
         raise invalid("absurd_header", f"{key!r} claims {count} elements; the most is {MAX_ARRAY}.")
     offset = cursor.position
-    if count <= KEEP_ARRAY:
+    if count <= KEEP_ARRAY and cursor.kept + count <= KEEP_IN_ALL:
+        cursor.kept += count
         if kind == _STRING:
             texts = [await cursor.string(MAX_STRING, f"{key!r}") for _ in range(count)]
             return tuple(text.decode("utf-8", "replace") for text in texts)

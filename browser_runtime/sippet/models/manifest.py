@@ -16,14 +16,16 @@ import hashlib
 import json
 import math
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 from .. import _json
 from ..errors import InvalidModel, InvalidOption
 from ..platform.base import Source
+from ..platform.http import sendable
 from .checks import check_model, check_shards
 from .gguf import read_header
 from .header import GgufHeader, invalid
@@ -36,7 +38,7 @@ MAX_FILES = 10_000
 MAX_MIRRORS = 16
 MAX_BYTES = 1 << 44
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[^\\/:*?\"<>|\x00-\x1f]{1,200}")
+_NAME = re.compile(r"[^\\/:*?\"<>|\x00-\x1f\ud800-\udfff]{1,200}")
 _PIECE = 1 << 20
 
 
@@ -295,18 +297,25 @@ def _file(values: Any, chunk_size: int, base_url: str) -> ModelFile:
     if chunks and (size is None or len(chunks) != math.ceil(size / chunk_size)):
         raise _bad(f"the chunks of {name} do not cover its size")
     mirrors = values.get("mirrors") or []
-    if not isinstance(url, str):
-        raise _bad(f"the url of {name} is not one")
-    if not isinstance(mirrors, list) or len(mirrors) > MAX_MIRRORS or not all(map(_is_url, mirrors)):
+    if not isinstance(mirrors, list) or len(mirrors) > MAX_MIRRORS or "" in mirrors:
         raise _bad(f"the mirrors of {name} are not a list of URLs")
     return ModelFile(
         name,
         size,
-        urljoin(base_url, url) if url else "",
+        _url(url, base_url, name) if url != "" else "",
         sha256,
         tuple(chunks),
-        tuple(urljoin(base_url, mirror) for mirror in mirrors),
+        tuple(_url(mirror, base_url, name) for mirror in mirrors),
     )
+
+
+def _url(value: Any, base_url: str, name: str) -> str:
+    """A URL of a manifest, resolved against the manifest's own. It may stay relative: a page resolves it."""
+    try:
+        url = urljoin(base_url, value)
+        return sendable(url) if urlsplit(url).scheme in ("http", "https") else quote(url, safe=string.punctuation)
+    except (ValueError, TypeError, AttributeError, InvalidOption):
+        raise _bad(f"{str(value)[:200]!a} among the URLs and mirrors of {name} is no URL") from None
 
 
 def _facts(values: Mapping[str, Any]) -> ModelFacts:
@@ -352,15 +361,12 @@ def _capabilities(header: GgufHeader, projector: bool) -> tuple[str, ...]:
 
 def _text(values: Mapping[str, Any], key: str) -> str | None:
     value = values.get(key)
-    return value[:500] if isinstance(value, str) and value else None
+    # A lone surrogate, which JSON can hold, could not be written again.
+    return value[:500].encode(errors="replace").decode() if isinstance(value, str) and value else None
 
 
 def _whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_url(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
 
 
 def _is_sha256(value: Any) -> bool:

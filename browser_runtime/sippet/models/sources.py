@@ -18,6 +18,7 @@ from .manifest import Manifest, ModelFile, shard_stem, slug, with_single_chunks
 from .registry import RegistryEntry
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MANIFEST_LIMIT = 16 << 20
 _MAX_SHARDS = 1000
 
@@ -53,8 +54,11 @@ async def find(
         id, name: instead of those that the source gives.
 
     Raises:
-        InvalidOption: it is none of these.
+        InvalidOption: it is none of these, or the id or the name can't be one.
     """
+    for option, text in (("id", id), ("name", name)):
+        if text is not None and (not isinstance(text, str) or not 0 < len(text) <= 500 or _LONE_SURROGATE.search(text)):
+            raise InvalidOption(option, f"{option} must be a text of 1 to 500 characters.")
     wanted = await _find(source, http)
     if projector is not None:
         wanted = _with_projector(wanted, await _find_files([projector], http))
@@ -68,7 +72,7 @@ async def _find(source: Any, http: HttpClient) -> Wanted:
         source = await _full_manifest(source, http) if source.address else source.manifest
     if isinstance(source, Manifest):
         return Wanted(_absolute(source, http))
-    if isinstance(source, str) and urlsplit(source).path.endswith(".json") and (url := http.resolve(source)):
+    if isinstance(source, str) and (url := http.resolve(source)) and urlsplit(url).path.endswith(".json"):
         return Wanted(_absolute(await fetch_manifest(url, http), http))
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, (str, bytes)) else [source]
     if not sources:

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import string
 import urllib.request
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NoReturn
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from ..errors import InvalidOption
-from .http import DEFAULT_TIMEOUT, MAX_REDIRECTS, Headers, HttpClient, HttpResponse, Redirect, origin, unavailable
+from .http import (
+    DEFAULT_TIMEOUT,
+    MAX_REDIRECTS,
+    Headers,
+    HttpClient,
+    HttpResponse,
+    Redirect,
+    origin,
+    sendable,
+    unavailable,
+)
 
 _MAX_HEADER_BYTES = 64 << 10
 _PIECE = 256 << 10
@@ -46,6 +57,7 @@ class Http1Client(HttpClient):
         connect_timeout: float | None = None,
         redirect: Redirect = "follow",
     ) -> AsyncIterator[HttpResponse]:
+        url = sendable(url)
         fields = {name.lower(): (name, value) for name, value in (headers or {}).items()}
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._send(method, url, fields, body, timeout, connect_timeout)
@@ -53,7 +65,7 @@ class Http1Client(HttpClient):
                 if response.status in _REDIRECTS and "location" in response.headers and redirect != "manual":
                     if redirect == "error":
                         raise unavailable("redirect", url, "{url} answered with a redirect, which is not allowed here.")
-                    target = urljoin(url, response.headers["location"])
+                    target = _redirected(url, response.headers["location"])
                     if origin(target) != origin(url):
                         fields.pop("authorization", None)
                         fields.pop("cookie", None)
@@ -78,8 +90,7 @@ class Http1Client(HttpClient):
         connect_timeout: float | None,
     ) -> _Response:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidOption("url", f"Not an http or https URL: {url!r}.")
+        assert parts.hostname is not None  # by sendable
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         host, port = parts.hostname, origin(url)[2]
         context = (self._ssl or ssl.create_default_context()) if parts.scheme == "https" else None
@@ -129,8 +140,11 @@ class _Response(HttpResponse):
             async for piece in self._framed():
                 if decoder is None:
                     yield piece
-                elif decoded := decoder.decompress(piece):
-                    yield decoded
+                    continue
+                while piece:  # in steps: a little can hold a thousand times as much
+                    if decoded := decoder.decompress(piece, _PIECE):
+                        yield decoded
+                    piece = decoder.unconsumed_tail
             if decoder is not None and not self._empty:
                 if tail := decoder.flush():
                     yield tail
@@ -187,6 +201,14 @@ class _Response(HttpResponse):
             return await reading  # type: ignore[no-any-return, misc]
 
 
+def _redirected(url: str, location: str) -> str:
+    """Where a ``Location`` leads; its bytes that are not ASCII stand for themselves."""
+    try:
+        return sendable(urljoin(url, quote(location.encode("latin-1"), safe=string.punctuation)))
+    except (ValueError, InvalidOption):
+        raise unavailable("redirect", url, "{url} redirects to what is no address on the web.") from None
+
+
 def _request_head(
     method: str, target: str, host: str, fields: Mapping[str, tuple[str, str]], body: bytes | None
 ) -> bytes:
@@ -197,8 +219,6 @@ def _request_head(
     for name, value in lines.values():
         if not name or not _TOKEN.issuperset(name) or any(c in value for c in "\r\n\0"):
             raise InvalidOption("headers", f"Not a valid header: {name!r}.")
-    if any(ord(c) <= 32 or ord(c) >= 127 for c in target):
-        raise InvalidOption("url", "The URL has characters that must be percent-encoded.")
     text = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.values())
     return (text + "\r\n").encode("latin-1")
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 import httpx
 
 from ..errors import InvalidOption
-from .http import DEFAULT_TIMEOUT, MAX_REDIRECTS, Headers, HttpClient, HttpResponse, Redirect, unavailable
+from .http import DEFAULT_TIMEOUT, MAX_REDIRECTS, Headers, HttpClient, HttpResponse, Redirect, sendable, unavailable
 
 
 class HttpxClient(HttpClient):
@@ -36,13 +36,13 @@ class HttpxClient(HttpClient):
         limit = httpx.Timeout(timeout, connect=connect_timeout or timeout)
         fields = {"Accept-Encoding": "identity", "User-Agent": "sippet", **(headers or {})}
         try:
-            request = self._client.build_request(method, url, headers=fields, content=body, timeout=limit)
+            request = self._client.build_request(method, sendable(url), headers=fields, content=body, timeout=limit)
         except (httpx.InvalidURL, TypeError, ValueError) as error:
             raise InvalidOption("url", f"Not a usable URL or header: {error}.") from error
         self._client.cookies.clear()
         try:
             response = await self._client.send(request, stream=True, follow_redirects=redirect == "follow")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             _raise_as_ours(
                 error, url, connect_timeout if isinstance(error, httpx.ConnectTimeout) else timeout, "connect"
             )
@@ -74,8 +74,10 @@ class _Response(HttpResponse):
 
 
 def _raise_as_ours(error: Exception, url: str, seconds: float | None, stage: str) -> NoReturn:
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-        raise InvalidOption("url", f"Not an http or https URL: {url!r}.") from error
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | UnicodeError) or "location header" in str(
+        error
+    ):
+        raise unavailable("redirect", url, "{url} redirects to what is no address on the web.") from error
     if isinstance(error, httpx.ConnectTimeout):
         raise unavailable("connect", url, f"No connection to {{url}} within {seconds:g} seconds.") from error
     if isinstance(error, httpx.TimeoutException):

@@ -17,14 +17,15 @@ Only the transport is here: a response of any status is a response. What went wr
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from ..errors import RemoteError, RemoteUnavailable
+from ..errors import InvalidOption, RemoteError, RemoteUnavailable
 
 Redirect = Literal["follow", "error", "manual"]
 
@@ -129,8 +130,12 @@ class HttpClient(ABC):
         """
 
     def resolve(self, url: str) -> str | None:
-        """The absolute ``http`` or ``https`` URL that a text names here, or ``None``. A tab takes relative ones too."""
-        return url if urlsplit(url).scheme in ("http", "https") else None
+        """The absolute ``http`` or ``https`` URL that a text names here, or ``None``. A tab takes relative ones too.
+
+        Raises:
+            InvalidOption: it is meant as one, and malformed.
+        """
+        return sendable(url) if url.partition(":")[0].lower() in ("http", "https") else None
 
     def may_send(self, header: str, url: str) -> bool:
         """Whether ``header`` can be sent there without asking the server first. A tab asks (a CORS preflight) before it
@@ -143,9 +148,36 @@ class HttpClient(ABC):
 
 def display_url(url: str) -> str:
     """The URL without credentials and query, which may hold secrets: for messages and logs."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # malformed: nothing but its beginning can be told from a secret
+        return url.partition(":")[0] + ":…"
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def sendable(url: str) -> str:
+    """An ``http`` or ``https`` URL as it can be sent: its host in the form of IDNA, the rest percent-encoded where it is
+    not ASCII (RFC 3987, 3.1).
+
+    Raises:
+        InvalidOption: it is not such a URL.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # refuses a port that is none
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError("no host")
+        known = parts.netloc.isascii()
+        netloc = (
+            parts.netloc if known else re.sub(re.escape(host), host.encode("idna").decode(), parts.netloc, flags=re.I)
+        )
+        if not re.fullmatch(r"[\x21-\x7e]+", netloc):
+            raise ValueError("characters that no host has")
+        return re.sub(r"[^\x21-\x7e]+", lambda found: quote(found[0]), urlunsplit(parts._replace(netloc=netloc)))
+    except ValueError as error:  # also UnicodeError
+        shown = display_url(url).encode(errors="backslashreplace").decode()
+        raise InvalidOption("url", f"Not a usable http or https URL: {shown!r}.", hint="Check the address.") from error
 
 
 def unavailable(reason: str, url: str, message: str, *, hint: str | None = None, **details: Any) -> RemoteUnavailable:
