@@ -45,6 +45,7 @@ class ModelServer:
         content_range: what is written as ``Content-Range``; the true one unless it says otherwise.
         redirect: a base URL that every request is sent on to; ``redirect_once`` sends it on within this server.
         refuse: statuses to answer with first, one after the other.
+        strays: answers of something else (a proxy, a portal) that come first, one after the other.
         cut_after: body bytes after which a connection is cut; used up one by one.
         stall_after: likewise, but the connection stays open.
         alter: called with (name, offset, data) before a piece is sent.
@@ -65,6 +66,7 @@ class ModelServer:
     redirect: str = ""
     redirect_once: bool = False
     refuse: list[int] = field(default_factory=list)
+    strays: list[web.Response] = field(default_factory=list)
     retry_after: str = ""
     cut_after: list[int] = field(default_factory=list)
     stall_after: list[int] = field(default_factory=list)
@@ -108,6 +110,8 @@ class ModelServer:
             status = self.refuse.pop(0)
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             return web.Response(status=status, headers=headers)
+        if self.strays:
+            return self.strays.pop(0)
         if name not in self.files:
             raise web.HTTPNotFound
         data, response = self.files[name], web.StreamResponse()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from gguf_builder import MODEL, T, gguf
 from model_server import ModelServer, flip
 from sippet.errors import (
@@ -20,6 +21,7 @@ from sippet.errors import (
     InvalidModel,
     ModelNotFound,
     RateLimited,
+    RemoteError,
     RemoteUnavailable,
     StorageError,
     UnsupportedModel,
@@ -108,6 +110,7 @@ KINDS = {
     "ranges and tags": {},
     "ranges and dates": {"etags": False, "dates": True},
     "no validators": {"etags": False},
+    "no validators, no lengths": {"etags": False, "lengths": False},
     "no ranges": {"ranges": False},
     "no lengths": {"lengths": False},
     "no ranges and no lengths": {"ranges": False, "lengths": False},
@@ -395,6 +398,56 @@ def test_a_byte_flipped_on_disk_between_two_attempts_is_found(tmp_path: Path, ra
     assert content(tmp_path) == BIG
 
 
+STRAYS: dict[str, Callable[[], web.Response]] = {
+    "a portal's page": lambda: web.Response(text="<html>Log in</html>", content_type="text/html"),
+    "an empty answer": lambda: web.Response(),
+    "a bare 416": lambda: web.Response(status=416),
+    "a 416 of the right size": lambda: web.Response(status=416, headers={"Content-Range": f"bytes */{len(BIG)}"}),
+    "a range of no version": lambda: web.Response(
+        status=206, body=bytes(10), headers={"Content-Range": f"bytes 131072-131081/{len(BIG)}"}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STRAYS)
+def test_a_stray_answer_costs_nothing_of_what_is_here(tmp_path: Path, kind: str) -> None:
+    async def main() -> None:
+        server = ModelServer({"m.gguf": BIG}, cut_after=[1 << 30, 1 << 30, *[0] * 200])
+        async with server.running():
+            with pytest.raises(RemoteUnavailable):
+                await store_in(tmp_path, parallel=1).add(small_chunks(server.url))
+            here = server.sent
+            assert here > 300_000
+            server.cut_after, server.strays = [], [STRAYS[kind](), STRAYS[kind]()]
+            await store_in(tmp_path).add(small_chunks(server.url))
+            assert not server.strays and server.sent == len(BIG)
+
+    run(main())
+    assert content(tmp_path) == BIG
+
+
+def test_what_only_claims_to_be_large_is_refused_at_once(tmp_path: Path) -> None:
+    for claim in (10**17, 10**13):
+        server = ModelServer({"m.gguf": BIG}, content_range=lambda start, end, size: f"bytes {start}-{end - 1}/{claim}")  # noqa: B023
+        with pytest.raises((RemoteError, StorageError)):
+            install(tmp_path, server, small_chunks)
+        assert server.sent <= CHUNK
+
+
+def test_ranges_of_two_versions_that_nothing_tells_apart_never_mix(tmp_path: Path) -> None:
+    other = model_bytes(1_000_000, seed=5)
+    server = ModelServer({"m.gguf": BIG}, etags=False, pace=0.002)
+
+    def swap(name: str, offset: int, data: bytes) -> bytes:
+        if offset > 300_000:
+            server.files["m.gguf"] = other
+        return data
+
+    server.alter = swap
+    install(tmp_path, server, small_chunks, parallel=4)
+    assert content(tmp_path) in (BIG, other)
+
+
 def test_a_new_version_between_two_attempts_starts_anew(tmp_path: Path) -> None:
     other = model_bytes(1_000_000, seed=5)
 
@@ -414,7 +467,7 @@ def test_without_validator_and_hash_nothing_old_is_trusted(tmp_path: Path) -> No
     other = model_bytes(1_000_000, seed=5)
 
     async def main() -> None:
-        server = ModelServer({"m.gguf": BIG}, etags=False, cut_after=[1 << 30] * 3 + [0] * 200)
+        server = ModelServer({"m.gguf": BIG}, etags=False, cut_after=[1 << 30, 500_000, *[0] * 200])
         async with server.running():
             with pytest.raises(RemoteUnavailable):
                 await store_in(tmp_path, parallel=1).add(small_chunks(server.url))
@@ -514,12 +567,27 @@ def test_an_error_is_the_last_status(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_before_the_download_begins(tmp_path: Path) -> None:
     async def main() -> None:
-        async with ModelServer({"m.gguf": BIG}).running() as server:
+        async with ModelServer({"m.gguf": BIG}, pace=0.01, piece=16 << 10).running() as server:
             store = ModelStore(FolderStorage(tmp_path, quota=500_000), Http1Client(), options=QUICK)
             with pytest.raises(StorageError) as caught:
                 await store.add(manifest_of(BIG, server.url + "m.gguf"))
             assert caught.value.details["reason"] == "full"
             assert caught.value.details["needed"] == len(BIG)
             assert server.sent == 0
+            with pytest.raises(StorageError) as caught:  # its size is learnt from the first answer
+                await store.add(server.url + "m.gguf")
+            assert caught.value.details["needed"] == len(BIG)
+            assert server.sent < len(BIG) // 2
+
+    run(main())
+
+
+def test_room_is_made_for_a_model_whose_size_is_learnt_on_the_way(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ModelServer({"m.gguf": BIG, "other.gguf": BIG}).running() as server:
+            store = ModelStore(FolderStorage(tmp_path, quota=1_500_000), Http1Client(), options=QUICK)
+            await store.add(server.url + "other.gguf")
+            await store.install(server.url + "m.gguf", evict=True)
+            assert [model.id for model in await store.list()] == ["m"]
 
     run(main())

@@ -8,7 +8,7 @@ import contextlib
 import math
 import random
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..platform.http import HttpClient
 from ..platform.storage import Body
 from ._arriving import ArrivingFile
 from ._shelf import Shelf
-from ._transfer import Changed, NoRanges, Validator, can_retry, fetch_range
+from ._transfer import Changed, NoRanges, Validator, can_retry, fetch_range, unusable
 from .header import invalid
 from .progress import Meter
 
@@ -84,6 +84,7 @@ class Fetcher:
         options: how.
         meter: told of every byte.
         running: cleared while it is to pause.
+        make_room: called with the bytes of all files whenever more is known of them; refuses what there is no room for.
     """
 
     def __init__(
@@ -94,9 +95,10 @@ class Fetcher:
         options: DownloadOptions,
         meter: Meter,
         running: asyncio.Event,
+        make_room: Callable[[int], Awaitable[None]],
     ) -> None:
         self._shelf, self._items, self._http = shelf, items, http
-        self._options, self._meter, self._running = options, meter, running
+        self._options, self._meter, self._running, self._make_room = options, meter, running, make_room
         self._queue: deque[tuple[ArrivingFile, int]] = deque()
         self._starting = 0  # workers that have asked for nothing yet
 
@@ -107,10 +109,10 @@ class Fetcher:
             Changed: the server has another version than the one that was begun.
             SippError: what the server said in the end, or the storage.
         """
+        await self._count()
         for item in self._items:
             if item.size is None:
                 await self._fetch_run(_Run(item, 0, 1))
-        self._update_total()
         self._queue = deque(
             (item, chunk)
             for item in self._items
@@ -190,7 +192,11 @@ class Fetcher:
             size=item.size,
             timeout=self._options.timeout,
         ) as answer:
+            if item.known and not answer.validator and not item.file.is_identified:
+                raise unusable(item.url, "does not say which version of the file it sends")
             await self._learn(item, answer.total, answer.validator)
+            if answer.ranged and not item.known and not item.file.is_identified:
+                raise NoRanges  # nothing would tell whether two of them are of one version
             if not answer.ranged or item.size is None:
                 if item.streamed_by not in (None, run.first):
                     return
@@ -240,7 +246,7 @@ class Fetcher:
             if total == 0:
                 raise invalid("truncated", f"{item.file.name} is empty.", size=0)
             item.size = total
-            self._update_total()
+            await self._count()
         if not item.known:
             item.known = validator
         if news:
@@ -274,7 +280,7 @@ class Fetcher:
             if not position:
                 raise invalid("truncated", f"{item.file.name} is empty.", size=0)
             item.size = position
-            self._update_total()
+            await self._count()
             if damaged:
                 item.spoiled += 1
                 raise item.mismatch() if item.spoiled >= BAD_LIMIT else _cut(f"{item.file.name} arrived damaged.")
@@ -294,9 +300,11 @@ class Fetcher:
         if to_its_end and run.position < self._end_of(run):
             raise invalid("truncated", f"{run.item.file.name} has become shorter.", "Choose the file again.")
 
-    def _update_total(self) -> None:
-        sizes = [item.size for item in self._items]
-        self._meter.total = None if None in sizes else sum(size for size in sizes if size is not None)
+    async def _count(self) -> None:
+        """Work out how much it is in all, as far as that is known."""
+        sizes = [item.size for item in self._items if item.size is not None]
+        self._meter.total = sum(sizes) if len(sizes) == len(self._items) else None
+        await self._make_room(sum(sizes))
 
     async def _back_off(self, error: SippError, failures: int) -> None:
         asked = error.details.get("retry_after")

@@ -12,6 +12,7 @@ from ..platform.http import HttpClient, HttpResponse, display_url
 from .header import invalid
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+MAX_BYTES = 1 << 44
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -97,6 +98,8 @@ async def fetch_range(
     Raises:
         Changed: the server has another version now.
         NoRanges: ask for the whole.
+        RemoteUnavailable: with the reason ``range``, what came can't be taken, nor for proof of another version: a
+            proxy's page, or an answer that lost its headers on the way.
         InvalidModel: the file is empty.
         ModelNotFound, AuthenticationFailed, RateLimited, RemoteUnavailable, RemoteError: see :func:`refusal`.
     """
@@ -106,8 +109,8 @@ async def fetch_range(
         if known.if_range and http.may_send("if-range", url):
             fields["If-Range"] = known.if_range
     async with http.request("GET", url, headers=fields, timeout=timeout) as response:
-        if response.status == 416 and start == 0:
-            raise invalid("truncated", f"{display_url(url)} is empty.", size=0)
+        if response.status == 416:
+            raise _unsatisfiable(response, url, size, whole=end is None, first=start == 0)
         if response.status not in (200, 206):
             raise refusal(response, url)
         validator = Validator.of(response)
@@ -116,15 +119,34 @@ async def fetch_range(
         coded = response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
         if response.status == 206 and end is not None:
             total = _check_range(response, url, start, end, coded)
-            if total is not None and size is not None and total != size:
-                raise Changed
+            _check_size(url, total, size, known, validator)
             yield Answer(response, start, total, True, validator)
             return
         length = response.headers.get("content-length", "")
         total = int(length) if length.isdigit() and len(length) < 19 and not coded else None
-        if total is not None and size is not None and total != size:
-            raise Changed
+        _check_size(url, total, size, known, validator)
         yield Answer(response, 0, total, False, validator)
+
+
+def _check_size(url: str, total: int | None, size: int | None, known: Validator, validator: Validator) -> None:
+    if total is None:
+        return
+    if total > MAX_BYTES:
+        raise RemoteError(
+            f"{display_url(url)} claims {total} bytes.", hint="Check the address.", details={"reason": "protocol"}
+        )
+    if size is not None and total != size:
+        raise Changed if validator or not known else unusable(url, f"sends {total} bytes where {size} were begun")
+
+
+def _unsatisfiable(response: HttpResponse, url: str, size: int | None, *, whole: bool, first: bool) -> Exception:
+    """What status 416 means by the size that comes with it (RFC 9110, 15.5.17)."""
+    told = re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("content-range", "").strip())
+    if told is None:
+        return NoRanges() if first and not whole else unusable(url, "refuses a range of the file")
+    if not int(told[1]):
+        return invalid("truncated", f"{display_url(url)} is empty.", size=0)
+    return unusable(url, "refuses a range that it has") if int(told[1]) == size else Changed()
 
 
 def _check_range(response: HttpResponse, url: str, start: int, end: int, coded: bool) -> int | None:
@@ -135,21 +157,22 @@ def _check_range(response: HttpResponse, url: str, start: int, end: int, coded: 
     if header is None:  # another origin that doesn't expose it: the length must do
         length = response.headers.get("content-length", "")
         if not length.isdigit() or int(length) > end - start:
-            raise _unusable(url, "does not say which range it sends")
+            raise unusable(url, "does not say which range it sends")
         return None
     match = _CONTENT_RANGE.fullmatch(header.strip())
     if not match or int(match[1]) != start or not start <= int(match[2]) < end:
-        raise _unusable(url, f"sends another range than asked for ({header[:60]})")
+        raise unusable(url, f"sends another range than asked for ({header[:60]})")
     return None if match[3] == "*" else int(match[3])
 
 
-def _unusable(url: str, what: str) -> RemoteUnavailable:
+def unusable(url: str, what: str) -> RemoteUnavailable:
+    """The error for an answer that is not what was asked for, where the next one may be."""
     return RemoteUnavailable(
         f"{display_url(url)} {what}.", hint="Try again.", details={"reason": "range", "url": display_url(url)}
     )
 
 
-def refusal(response: HttpResponse, url: str) -> SippError | Changed:
+def refusal(response: HttpResponse, url: str) -> SippError:
     """The error for a status that is not a success."""
     shown, status = display_url(url), response.status
     details = {"url": shown, "status": status, "retry": status in _RETRIED}
@@ -163,8 +186,6 @@ def refusal(response: HttpResponse, url: str) -> SippError | Changed:
             hint="Check that the model is public, or that your access is valid.",
             details=details,
         )
-    if status == 416:
-        return Changed()
     after = response.headers.get("retry-after", "")
     if after.isdigit() and len(after) < 6:
         details["retry_after"] = int(after)

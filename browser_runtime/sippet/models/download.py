@@ -7,7 +7,7 @@ with what an earlier attempt left, start anew when the server's version changes,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -43,6 +43,7 @@ class Download:
         sources: files to copy from instead of URLs, by file name.
         options: how.
         report: called with every status.
+        make_room: called with the bytes of all files as they become known; refuses what there is no room for.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Download:
         sources: dict[str, Source] | None = None,
         options: DownloadOptions | None = None,
         report: Callable[[Status], object] = lambda status: None,
+        make_room: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self._storage, self._folder, self._manifest, self._report = storage, folder, manifest, report
         self._meter = Meter(report)
@@ -72,7 +74,7 @@ class Download:
             for index, file in enumerate(manifest.all_files)
         ]
         self._shelf = Shelf(storage, folder, self._items, manifest.chunk_size, self._meter)
-        self._http, self._options = http, options or DownloadOptions()
+        self._http, self._options, self._make_room = http, options or DownloadOptions(), make_room or _no_limit
 
     def pause(self) -> None:
         """Stop fetching; connections are closed, what has arrived is kept."""
@@ -122,7 +124,7 @@ class Download:
     @asynccontextmanager
     async def _fetching(self) -> AsyncIterator[Fetcher]:
         async with self._storage.downloading(self._http) as http:
-            yield Fetcher(self._shelf, self._items, http, self._options, self._meter, self._running)
+            yield Fetcher(self._shelf, self._items, http, self._options, self._meter, self._running, self._make_room)
 
     async def _attempt(self) -> Manifest:
         self._report(Status("checking", "Checking what is there already."))
@@ -183,6 +185,10 @@ class Download:
                 check_projector(header, headers[0])
             headers.append(header)
         check_shards(headers[:count])
+
+
+async def _no_limit(nbytes: int) -> None:
+    """Storage itself says when it is full."""
 
 
 def _merged(manifest: Manifest, facts: ModelFacts) -> ModelFacts:

@@ -14,7 +14,6 @@ from ..platform.http import HttpClient
 from ..platform.storage import Storage, full
 from .download import Download, DownloadOptions
 from .installed import InstalledModel, Shelves, folder_of, lock_of, path_of
-from .manifest import Manifest
 from .sources import Wanted
 
 
@@ -114,7 +113,6 @@ class Installation:
 
     async def _install(self, wanted: Wanted, folder: str) -> InstalledModel:
         persisted = await self._storage.persist()
-        await self._make_room(wanted.manifest, folder)
         self._download = Download(
             self._storage,
             self._http,
@@ -123,15 +121,15 @@ class Installation:
             sources=dict(wanted.local),
             options=self._options,
             report=lambda status: self._tell(folder, status),
+            make_room=lambda nbytes: self._make_room(nbytes, folder),
         )
         if self._paused:
             self._download.pause()
         return await self._shelves.install(await self._download.run(), folder, persisted)
 
-    async def _make_room(self, manifest: Manifest, folder: str) -> None:
-        if manifest.size is None:
-            return
-        needed = manifest.size - min(manifest.size, await self._shelves.bytes_in(folder))
+    async def _make_room(self, nbytes: int, folder: str) -> None:
+        """See to it that there is room for a model of so many bytes, of which some may be here."""
+        needed = max(0, nbytes - await self._shelves.bytes_in(folder))
         estimate = await self._storage.estimate()
         for model in reversed(await self._shelves.models()) if self._evict else ():
             if estimate.available is None or needed <= estimate.available:

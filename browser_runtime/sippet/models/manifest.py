@@ -26,6 +26,7 @@ from .. import _json
 from ..errors import InvalidModel, InvalidOption
 from ..platform.base import Source
 from ..platform.http import sendable
+from ._transfer import MAX_BYTES
 from .checks import check_model, check_shards
 from .gguf import read_header
 from .header import GgufHeader, invalid
@@ -36,7 +37,6 @@ CHUNK = 8 << 20
 MIN_CHUNK, MAX_CHUNK = 64 << 10, 256 << 20
 MAX_FILES = 10_000
 MAX_MIRRORS = 16
-MAX_BYTES = 1 << 44
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[^\\/:*?\"<>|\x00-\x1f\ud800-\udfff]{1,200}")
 _PIECE = 1 << 20

@@ -9,10 +9,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .. import platform
-from ..errors import InvalidOption, RemoteError
+from ..errors import InvalidOption
 from ..platform.base import Source
 from ..platform.http import HttpClient
-from ._transfer import Changed, refusal
+from ._transfer import refusal
 from .header import invalid
 from .manifest import Manifest, ModelFile, shard_stem, slug, with_single_chunks
 from .registry import RegistryEntry
@@ -151,8 +151,7 @@ async def fetch_manifest(url: str, http: HttpClient) -> Manifest:
     """
     async with http.request("GET", url) as response:
         if not response.ok:
-            error = refusal(response, url)
-            raise RemoteError(f"{url} can't be fetched.") if isinstance(error, Changed) else error
+            raise refusal(response, url)
         return Manifest.from_json(await response.read(_MANIFEST_LIMIT), response.url)
 
 

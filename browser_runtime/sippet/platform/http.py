@@ -157,8 +157,8 @@ def display_url(url: str) -> str:
 
 
 def sendable(url: str) -> str:
-    """An ``http`` or ``https`` URL as it can be sent: its host in the form of IDNA, the rest percent-encoded where it is
-    not ASCII (RFC 3987, 3.1).
+    """An ``http`` or ``https`` URL as it can be sent: its host in the form of IDNA, and percent-encoded where it is not
+    ASCII (RFC 3987, 3.1).
 
     Raises:
         InvalidOption: it is not such a URL.
