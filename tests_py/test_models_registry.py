@@ -117,3 +117,23 @@ def test_users_add_entries_by_file_and_install_them_by_name(tmp_path: Path) -> N
     for junk in ("", "[]", '{"models": 1}', '{"version": 2, "models": []}'):
         with pytest.raises(InvalidOption, match="registry"):
             load_registry(junk)
+
+
+def test_an_entrys_own_addresses_serve_beside_those_of_its_manifest(tmp_path: Path) -> None:
+    """The manifest brings the hashes of chunks, and its server has lost the file."""
+    data = (FOLDER / "tiny-chat-f16.gguf").read_bytes()
+    manifest = asyncio.run(build_manifest([PathSource(FOLDER / "tiny-chat-f16.gguf")], id="ours"))
+
+    async def main() -> None:
+        async with (
+            ModelServer({"m.json": manifest.to_json()}).running() as first,
+            ModelServer({"tiny-chat-f16.gguf": data}).running() as second,
+        ):
+            (file,) = manifest.to_dict()["files"]
+            brief = {**file, "chunks": [], "url": f"{second.url}tiny-chat-f16.gguf"}
+            entry = {**manifest.to_dict(), "files": [brief], "manifest": f"{first.url}m.json"}
+            entries = load_registry(json.dumps({"version": 1, "models": [entry]}))
+            async with ModelStore(FolderStorage(tmp_path), registry=entries) as store:
+                assert (await store.add("ours")).manifest.files[0].chunks == manifest.files[0].chunks
+
+    asyncio.run(main())

@@ -26,7 +26,7 @@ from sippet.models.store import ModelStore
 from sippet.platform._cpython import PathSource
 from sippet.platform._folder import FolderStorage
 from sippet.platform._http1 import Http1Client
-from test_models_download import BIG, QUICK, flip_on_disk, manifest_of, model_bytes, run, store_in, until
+from test_models_download import BIG, QUICK, content, flip_on_disk, manifest_of, model_bytes, run, store_in, until
 
 MODELS = Path(__file__).parent / "models"
 TINY, PROJECTOR = MODELS / "tiny-chat-f16.gguf", MODELS / "mmproj-tiny-f16.gguf"
@@ -191,6 +191,78 @@ def test_a_manifest_with_what_is_no_address_is_refused(url: Any, field: str) -> 
 def test_a_registered_name_without_a_host_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="host that serves it"):
         run(store_in(tmp_path).add("smollm2-135m-instruct-q4_1"))
+
+
+def stretch(folder: Path, size: int) -> None:
+    """Make the one installed file so long."""
+    (path,) = folder.glob("models/*/data/*")
+    os.truncate(path, size)
+
+
+def test_bytes_too_many_are_found_and_cut_off(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ModelServer({"m.gguf": BIG}).running() as server:
+            store = store_in(tmp_path)
+            await store.add(manifest_of(BIG, server.url + "m.gguf"))
+            sent = server.sent
+            stretch(tmp_path, len(BIG) + 5)
+            assert await store.list() == []
+            found = await store.verify("m", repair=False)
+            assert (found.bad, found.sound) == ((("m.gguf", -(-len(BIG) // (64 << 10))),), False)
+            assert (await store.verify("m")).sound and server.sent == sent
+            assert [model.id for model in await store.list()] == ["m"]
+
+    run(main())
+    assert content(tmp_path) == BIG
+
+
+@pytest.mark.parametrize("size", [len(BIG) + 5, len(BIG) - 5, 500_000])
+def test_adding_a_damaged_model_fetches_only_what_is_missing(tmp_path: Path, size: int) -> None:
+    async def main() -> None:
+        async with ModelServer({"m.gguf": BIG}).running() as server:
+            store = store_in(tmp_path)
+            await store.add(manifest_of(BIG, server.url + "m.gguf"))
+            before = server.sent
+            stretch(tmp_path, size)
+            await store.add(manifest_of(BIG, server.url + "m.gguf"))
+            assert server.sent - before <= max(0, len(BIG) - size) + (64 << 10)
+            assert [model.id for model in await store.list()] == ["m"]
+
+    run(main())
+    assert content(tmp_path) == BIG
+
+
+def test_a_file_of_the_same_name_and_size_with_other_content_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "m.gguf", model_bytes(1_000_000, seed=8)
+    first.write_bytes(BIG)
+    installed = tmp_path / "store"
+
+    async def main() -> None:
+        store = store_in(installed)
+        before = await store.add(first)
+        assert (await store.add(first)).installed == before.installed
+        first.write_bytes(second)
+        again = await store.add(first)
+        assert (again.id, again.installed > before.installed) == ("m", True)
+        assert [model.id for model in await store.list()] == ["m"]
+
+    run(main())
+    assert content(installed) == second
+
+
+def test_two_models_of_one_file_name_are_kept_side_by_side(tmp_path: Path) -> None:
+    other = model_bytes(1_000_000, seed=9)
+
+    async def main() -> None:
+        async with ModelServer({"a/m.gguf": BIG, "b/m.gguf": other, "c/m.gguf": BIG}).running() as server:
+            store = store_in(tmp_path)
+            ids = [(await store.add(f"{server.url}{folder}/m.gguf")).id for folder in "ababc"]
+            assert ids == ["m", "m-2", "m", "m-2", "m"]  # c's is a's, byte for byte
+            assert sorted(model.id for model in await store.list()) == ["m", "m-2"]
+            await store.add(f"{server.url}b/m.gguf", id="m")  # who gives an id means it
+            assert [model.id for model in await store.list()] == ["m"]
+
+    run(main())
 
 
 def test_a_flipped_byte_is_found_and_one_chunk_is_fetched(tmp_path: Path) -> None:

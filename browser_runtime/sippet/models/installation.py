@@ -14,7 +14,9 @@ from ..platform.http import HttpClient
 from ..platform.storage import Storage, full
 from .download import Download, DownloadOptions
 from .installed import InstalledModel, Shelves, folder_of, lock_of, path_of
+from .manifest import ModelFile, hash_file
 from .sources import Wanted
+from .verification import verify
 
 
 class Installation:
@@ -86,11 +88,14 @@ class Installation:
         try:
             self._report(Status("checking", "Looking for the model."))
             wanted = await self._find()
-            folder = folder_of(wanted.manifest)
+            wanted, folder = await self._place(wanted)
             async with self._alone(folder):
                 model = await self._shelves.model_in(folder)
-                if model is None or not await self._shelves.is_whole(model):
+                if model is None or not (await self._shelves.is_whole(model) or await self._repair(model)):
                     model = await self._install(wanted, folder)
+                elif model.id != wanted.manifest.id and not wanted.named_after_file:
+                    manifest = dataclasses.replace(model.manifest, id=wanted.manifest.id)
+                    model = await self._shelves.install(manifest, folder, model.persisted)
             self._tell(folder, Status("ready", f"{model.manifest.name} is installed.", model.size, model.size))
             return model
         except SippError as error:
@@ -111,6 +116,38 @@ class Installation:
                     end()
             yield
 
+    async def _place(self, wanted: Wanted) -> tuple[Wanted, str]:
+        """The folder of what is wanted. A file of this device has no address that tells it from another of its name and
+        size: where such a one is installed, their contents are compared."""
+        manifest, local = wanted.manifest, wanted.local
+        there = await self._shelves.model_in(folder_of(manifest)) if local else None
+        if there is None:
+            return wanted, folder_of(manifest)
+
+        async def hashed(file: ModelFile) -> ModelFile:
+            if file.name not in local:
+                return file
+            text = f"Comparing {file.name} with what is installed."
+            report = lambda done: self._report(Status("checking", text, done, file.size))  # noqa: E731
+            known = await hash_file(local[file.name], manifest.chunk_size, report)
+            return dataclasses.replace(file, sha256=known.sha256, chunks=known.chunks)
+
+        files = tuple([await hashed(file) for file in manifest.files])
+        projector = await hashed(manifest.projector) if manifest.projector else None
+        told = dataclasses.replace(manifest, files=files, projector=projector)
+        pairs = zip(told.all_files, there.manifest.all_files, strict=True)
+        if all(new.chunks == old.chunks for new, old in pairs if new.name in local):
+            return wanted, there.folder
+        return dataclasses.replace(wanted, manifest=told), folder_of(told)
+
+    async def _repair(self, model: InstalledModel) -> bool:
+        """Mend an installed model of which something is missing. Returns whether it is whole again."""
+        report = lambda status: self._tell(model.folder, status)  # noqa: E731
+        try:
+            return (await verify(model, self._storage, report=report, http=self._http, options=self._options)).sound
+        except SippError:
+            return False
+
     async def _install(self, wanted: Wanted, folder: str) -> InstalledModel:
         persisted = await self._storage.persist()
         self._download = Download(
@@ -125,7 +162,10 @@ class Installation:
         )
         if self._paused:
             self._download.pause()
-        return await self._shelves.install(await self._download.run(), folder, persisted)
+        manifest = await self._download.run()
+        if wanted.named_after_file:
+            manifest = await self._shelves.with_free_id(manifest, folder)
+        return await self._shelves.install(manifest, folder, persisted)
 
     async def _make_room(self, nbytes: int, folder: str) -> None:
         """See to it that there is room for a model of so many bytes, of which some may be here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from .. import _json
 from ..errors import ModelNotFound, SippError
 from ..platform.base import Source
+from ..platform.http import display_url
 from ..platform.storage import Storage, failed
 from .manifest import Manifest, slug
 
@@ -154,6 +156,17 @@ class Shelves:
                 await self._storage.delete(path_of(other))
         return model
 
+    async def with_free_id(self, manifest: Manifest, folder: str) -> Manifest:
+        """The manifest with a number behind its id where another model than an older version of it has that: one from
+        another address, with other bytes."""
+        others = [await self.model_in(other) for other in await self.folders() if other != folder]
+        taken = {model.id: model.manifest for model in others if model is not None}
+        for number in itertools.count(1):
+            id = manifest.id if number == 1 else f"{manifest.id}-{number}"
+            if id not in taken or _replaces(manifest, taken[id]):
+                break
+        return dataclasses.replace(manifest, id=id)
+
     async def note_use(self, model: InstalledModel) -> None:
         """It is used now."""
         await self._storage.save(f"{path_of(model.folder)}/used.json", json.dumps({"used": time.time()}).encode())
@@ -183,6 +196,13 @@ def folder_of(manifest: Manifest) -> str:
     identity = [[file.name, file.sha256 or file.chunks or [file.url, file.size]] for file in manifest.all_files]
     content = hashlib.sha256(json.dumps([identity, manifest.chunk_size]).encode()).hexdigest()[:8]
     return start_of(manifest.id) + content
+
+
+def _replaces(manifest: Manifest, other: Manifest) -> bool:
+    """Whether two manifests with one id are of one model: by its addresses (without queries), or byte for byte."""
+    places = [[display_url(file.url) for file in item.all_files] for item in (manifest, other)]
+    hashes = [[file.chunks for file in item.all_files] for item in (manifest, other)]
+    return places[0] == places[1] or hashes[0] == hashes[1]
 
 
 def start_of(id: str) -> str:

@@ -17,7 +17,7 @@ import json
 import math
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 from urllib.parse import quote, urljoin, urlsplit
@@ -246,19 +246,10 @@ async def build_manifest(
 
     async def describe(source: Source) -> ModelFile:
         nonlocal done
-        whole, chunks = hashlib.sha256(), []
-        for start in range(0, source.size, chunk_size):
-            chunk = hashlib.sha256()
-            end = min(start + chunk_size, source.size)
-            for offset in range(start, end, _PIECE):
-                piece = await source.read(offset, min(_PIECE, end - offset))
-                whole.update(piece)
-                chunk.update(piece)
-                done += len(piece)
-            chunks.append(chunk.hexdigest())
-            if on_bytes is not None:
-                on_bytes(done)
-        return ModelFile(source.name, source.size, quote(source.name), whole.hexdigest(), tuple(chunks))
+        before = done
+        file = await hash_file(source, chunk_size, lambda nbytes: on_bytes and on_bytes(before + nbytes))
+        done += source.size
+        return replace(file, url=quote(source.name))
 
     stem = shard_stem(sources[0].name)
     return Manifest(
@@ -269,6 +260,27 @@ async def build_manifest(
         projector=await describe(projector) if projector is not None else None,
         facts=ModelFacts.of(headers, projector=projector is not None),
     )
+
+
+async def hash_file(source: Source, chunk_size: int, on_bytes: Callable[[int], object]) -> ModelFile:
+    """A file with the hashes of its chunks and of the whole.
+
+    Args:
+        source: the file.
+        chunk_size: bytes of a chunk.
+        on_bytes: called with the bytes hashed so far.
+    """
+    whole, chunks = hashlib.sha256(), []
+    for start in range(0, source.size, chunk_size):
+        chunk = hashlib.sha256()
+        end = min(start + chunk_size, source.size)
+        for offset in range(start, end, _PIECE):
+            piece = await source.read(offset, min(_PIECE, end - offset))
+            whole.update(piece)
+            chunk.update(piece)
+        chunks.append(chunk.hexdigest())
+        on_bytes(end)
+    return ModelFile(source.name, source.size, "", whole.hexdigest(), tuple(chunks))
 
 
 def shard_stem(name: str) -> str:

@@ -30,10 +30,12 @@ class Wanted:
     Attributes:
         manifest: with absolute URLs.
         local: files that are read here instead of fetched, by name.
+        named_after_file: whether nothing else gave it its id, so that another model may have the same.
     """
 
     manifest: Manifest
     local: Mapping[str, Source] = field(default_factory=dict)
+    named_after_file: bool = False
 
 
 async def find(
@@ -64,7 +66,7 @@ async def find(
         wanted = _with_projector(wanted, await _find_files([projector], http))
     manifest = wanted.manifest
     manifest = with_single_chunks(replace(manifest, id=id or manifest.id, name=name or manifest.name))
-    return replace(wanted, manifest=manifest)
+    return replace(wanted, manifest=manifest, named_after_file=wanted.named_after_file and id is None)
 
 
 async def _find(source: Any, http: HttpClient) -> Wanted:
@@ -84,28 +86,33 @@ async def _full_manifest(entry: RegistryEntry, http: HttpClient) -> Manifest:
     """The manifest at an entry's address, which must be of the very files that the entry names."""
     url = http.resolve(entry.address)
     manifest = entry.manifest if url is None else await fetch_manifest(url, http)
-    for known, told in zip(entry.manifest.files, manifest.files, strict=False):
+    files = list(manifest.files)
+    for index, (known, told) in enumerate(zip(entry.manifest.files, manifest.files, strict=False)):
         if known.sha256 and known.sha256 != told.sha256:
             raise invalid(
                 "bad_manifest",
                 f"The manifest at {url} is not that of {entry.id}: the SHA-256 of {known.name} differs.",
                 "Tell whoever runs the server, or use another source.",
             )
-    return replace(manifest, id=entry.id)
+        if known.sha256:  # the same bytes: the entry's own addresses of them serve as well
+            more = (address for address in known.addresses if address and address not in told.addresses)
+            files[index] = replace(told, mirrors=(*told.mirrors, *more))
+    return replace(manifest, id=entry.id, files=tuple(files))
 
 
 async def _find_files(sources: Sequence[Any], http: HttpClient) -> Wanted:
     urls = [http.resolve(item) if isinstance(item, str) else None for item in sources]
     if all(urls):
         files = [ModelFile(_file_name(url), None, url) for url in _all_shards([url for url in urls if url])]
-        return Wanted(_manifest(files))
+        return Wanted(_manifest(files), named_after_file=True)
     if any(urls):
         raise InvalidOption("source", "A model's files are either all URLs or all files.")
     place = platform.current()
     opened = [await place.open_source(item, lambda done, total: None) for item in sources]
     files = [ModelFile(item.name, item.size) for item in opened]
     manifest = _manifest(files)
-    return Wanted(manifest, {file.name: item for file, item in zip(manifest.files, opened, strict=True)})
+    local = {file.name: item for file, item in zip(manifest.files, opened, strict=True)}
+    return Wanted(manifest, local, named_after_file=True)
 
 
 def _manifest(files: Sequence[ModelFile]) -> Manifest:
@@ -123,7 +130,7 @@ def _with_projector(wanted: Wanted, projector: Wanted) -> Wanted:
     taken = {other.name.casefold() for other in wanted.manifest.files}
     known = replace(file, name=f"projector-{file.name}") if file.name.casefold() in taken else file
     local = dict.fromkeys([known.name], next(iter(projector.local.values()))) if projector.local else {}
-    return Wanted(replace(wanted.manifest, projector=known), {**wanted.local, **local})
+    return replace(wanted, manifest=replace(wanted.manifest, projector=known), local={**wanted.local, **local})
 
 
 def _absolute(manifest: Manifest, http: HttpClient) -> Manifest:

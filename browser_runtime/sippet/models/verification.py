@@ -20,8 +20,8 @@ class Verification:
 
     Attributes:
         chunks: how many were checked.
-        bad: file name and index of those that were wrong.
-        repaired: whether they were fetched again and are right now.
+        bad: file name and index of those that were wrong; the index behind the last one stands for bytes too many.
+        repaired: whether they were fetched again, or cut off, and all is right now.
     """
 
     chunks: int
@@ -57,9 +57,10 @@ async def verify(
     """
     files = model.manifest.all_files
     bad = await _bad_chunks(model, storage, report)
+    too_long = await _too_long(model, storage)
     checked = sum(len(file.chunks) for file in files)
-    names = tuple((files[index].name, chunk) for index, chunk in bad)
-    if not bad or http is None:
+    names = tuple((files[index].name, chunk) for index, chunk in [*bad, *too_long])
+    if not names or http is None:
         return Verification(checked, names, False)
     if not all(files[index].url for index, _ in bad):
         raise failed(
@@ -67,9 +68,28 @@ async def verify(
             "damaged",
             "Add the file again.",
         )
-    download = Download(storage, http, path_of(model.folder), model.manifest, options=options, report=report)
-    await download.repair(bad)
+    for index, _ in too_long:
+        await _cut_off(storage, f"{path_of(model.folder)}/data/{files[index].name}", files[index].size or 0)
+    if bad:
+        download = Download(storage, http, path_of(model.folder), model.manifest, options=options, report=report)
+        await download.repair(bad)
     return Verification(checked, names, True)
+
+
+async def _too_long(model: InstalledModel, storage: Storage) -> list[tuple[int, int]]:
+    """Of the files that are longer than they should be, the index and that of the chunk which none should have."""
+    sizes = await storage.entries(f"{path_of(model.folder)}/data")
+    files = enumerate(model.manifest.all_files)
+    return [(index, len(file.chunks)) for index, file in files if sizes.get(file.name, 0) > (file.size or 0)]
+
+
+async def _cut_off(storage: Storage, path: str, size: int) -> None:
+    file = await storage.open(path)
+    try:
+        await file.resize(size)
+        await file.flush()
+    finally:
+        await file.close()
 
 
 async def _bad_chunks(
