@@ -37,6 +37,7 @@ class Origin(ThreadingHTTPServer):
         self.content = FIRST
         self.etag: str | None = '"one"'
         self.ranges = True
+        self.if_range = True
         self.break_after: list[int] = []
         self.status: int | None = None
         self.location = ""
@@ -64,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         start = 0
-        if origin.ranges and "Range" in self.headers and self.headers["If-Range"] == origin.etag:
+        current = self.headers["If-Range"] == origin.etag or not origin.if_range
+        if origin.ranges and "Range" in self.headers and current:
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         if start >= len(origin.content) > 0:
             self.send_error(416)
@@ -135,12 +137,18 @@ def test_a_download_is_resumed_by_the_next_process(origin: Origin, tmp_path: Pat
     assert origin.asked[-1]["Range"] == "bytes=300000-"
 
 
-def test_two_versions_are_never_mixed(origin: Origin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("if_range", [True, False])
+@pytest.mark.parametrize(
+    ("content", "etag"), [(SECOND, '"two"'), (SECOND, None), (SECOND + b"more, under the same tag", '"one"')]
+)
+def test_two_versions_are_never_mixed(
+    origin: Origin, tmp_path: Path, content: bytes, etag: str | None, if_range: bool
+) -> None:
     origin.break_after = [300_000, 0, 0, 0]
     with pytest.raises(DownloadFailed):
         fetch_model(origin.url, tmp_path)
-    origin.content, origin.etag = SECOND, '"two"'
-    assert fetch_model(origin.url, tmp_path).files[0].path.read_bytes() == SECOND
+    origin.content, origin.etag, origin.if_range = content, etag, if_range
+    assert fetch_model(origin.url, tmp_path).files[0].path.read_bytes() == content
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])

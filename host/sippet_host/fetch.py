@@ -26,7 +26,7 @@ _TIMEOUT = 30.0
 _ATTEMPTS = 4
 _PIECE = 256 * 1024
 _URL = re.compile(r"https?://", re.IGNORECASE)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
 @dataclass(frozen=True)
@@ -172,17 +172,21 @@ def _transfer(source: _Source, partial: Path, record: _Record | None, record_fil
         start, size = 0, _length(response.headers.get("Content-Length"))
         if response.status == 206:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if match is None or int(match[1]) != have:
-                partial.unlink()
+            if match is None or int(match[1]) != have or "Range" not in headers or record is None:
+                partial.unlink(missing_ok=True)
                 raise http.client.HTTPException("the server sent another range than the one asked for")
             start, size = have, _length(match[2])
+            grown = None not in (size, record.size) and size != record.size
+            if grown or response.headers.get("ETag") != record.etag:  # not every server heeds If-Range
+                partial.unlink()
+                raise http.client.HTTPException("the server has another version of the file now")
         record = _Record(response.headers.get("ETag"), size)
         atomic_write(record_file, json.dumps(asdict(record)).encode())
         with Progress(f"Fetching {partial.name.removesuffix('.part')}", size) as progress:
             with partial.open("r+b" if start else "wb") as out:
                 out.seek(start)
                 done = start
-                while piece := response.read(_PIECE):
+                while piece := _read(response):
                     if done == 0 and not piece.startswith(b"GGUF"[: len(piece)]):
                         out.close()
                         partial.unlink()
@@ -198,8 +202,15 @@ def _transfer(source: _Source, partial: Path, record: _Record | None, record_fil
     return record
 
 
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_PIECE)
+    except OSError as error:  # such as a fault of TLS; an OSError of its own would be taken for the disk's
+        raise ConnectionError(str(error)) from error
+
+
 def _length(value: str | None) -> int | None:
-    return int(value) if value and value.isdecimal() else None
+    return int(value) if value and value.isdecimal() and len(value) < 19 else None
 
 
 def _read_record(file: Path) -> _Record | None:
