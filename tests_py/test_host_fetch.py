@@ -229,6 +229,26 @@ def test_a_password_is_not_sent_on_to_the_target_of_a_redirect(origin: Origin, t
         assert "Authorization" not in other.asked[0]
 
 
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("/ä b.gguf?q=ü", "/%C3%A4%20b.gguf?q=%C3%BC"),
+        ("/%C3%A4%20b.gguf", "/%C3%A4%20b.gguf"),
+        ("/a+b[1]~(2).gguf", "/a+b[1]~(2).gguf"),
+    ],
+)
+def test_a_url_is_quoted_once(origin: Origin, tmp_path: Path, written: str, asked: str) -> None:
+    fetch_model(f"http://127.0.0.1:{origin.server_port}{written}", tmp_path)
+    assert [request["path"] for request in origin.asked] == [asked]
+
+
+@pytest.mark.parametrize("location", ["http://[::1/x.gguf", "http://127.0.0.1:99999/x.gguf", "http:///x.gguf"])
+def test_a_redirect_to_what_is_no_url_is_a_failed_download(origin: Origin, tmp_path: Path, location: str) -> None:
+    origin.status, origin.location = 302, location
+    with pytest.raises(DownloadFailed):
+        fetch_model(origin.url, tmp_path)
+
+
 @pytest.mark.parametrize("url", ["http://", "https:///x.gguf", "http://host:port/x.gguf", "http://[::1/x.gguf"])
 def test_a_url_without_a_host_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(DownloadFailed, match="names no host"):

@@ -72,7 +72,7 @@ async def _serve(config: GatewayConfig, host: str, port: int, tls: ssl.SSLContex
         site = web.TCPSite(runner, host, port, ssl_context=tls)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise PortInUse(f"Port {port} of {host} can't be used: {error}.", hint="Give another --port.") from error
         bound = runner.addresses[0][1]
         click.echo(f"Gateway: {'https' if tls else 'http'}://{bracketed(host)}:{bound}/v1")

@@ -152,7 +152,7 @@ def load_file(path: Path, hashes: HashCache | None = None) -> ModelFile:
     Raises:
         NoSuchModel: there is no such file, or it can't be read.
     """
-    with _readable(path):
+    with readable(path):
         real = path.resolve(strict=True)
         if not real.is_file():
             raise NoSuchModel(f"{path} is not a file.", hint="Name a .gguf file, or use --models-dir for a folder.")
@@ -179,7 +179,7 @@ def load_model(path: Path, hashes: HashCache | None = None) -> ModelEntry:
     except UnicodeEncodeError as error:
         raise NotAModel(f"The name of {path} is not UTF-8.", hint="Rename the file.") from error
     parts = [path.with_name(name) for name in shard_names(path.name)]
-    with _readable(path):
+    with readable(path):
         missing = [part.name for part in parts[1:] if not part.is_file()]
     if missing:
         raise NotAModel(
@@ -198,7 +198,7 @@ def describe(name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
     """
     match = _SHARD.fullmatch(name)
     stem = match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
-    with _readable(files[0].path):
+    with readable(files[0].path):
         facts = read_facts([file.path for file in files])
     return ModelEntry(id=slug(stem), name=stem, files=files, **asdict(facts))
 
@@ -266,7 +266,7 @@ def _load_from(
     shard = _SHARD.fullmatch(path.name)
     if shard is not None and int(shard["number"]) > 1:
         return None
-    with _readable(path):
+    with readable(path):
         real = path.resolve(strict=True)
         if not real.is_relative_to(root) or not real.is_file():
             return None
@@ -279,7 +279,7 @@ def _load_from(
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Says in our terms what the file system has against a path.
 
     Raises:

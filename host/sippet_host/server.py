@@ -59,7 +59,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         site = web.TCPSite(runner, settings.host, settings.port, ssl_context=_tls(settings))
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: what can't be a name at all
             raise _bind_error(settings, error) from error
         address, port = runner.addresses[0][:2]
         # A name can stand for two addresses, and the system chooses a port for each of them.
@@ -128,13 +128,14 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _bind_error(settings: Settings, error: OSError) -> Exception:
-    if error.errno == errno.EADDRINUSE:
+def _bind_error(settings: Settings, error: Exception) -> Exception:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
         return PortInUse(
             f"Port {settings.port} is in use by another program.",
             hint=f"Use another with --port {settings.port + 1} (browsers keep models by port), or stop that program.",
         )
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if number in (errno.EACCES, errno.EPERM):
         return ConfigurationError(f"Port {settings.port} needs privileges.", hint="Use a port above 1023.")
     return ConfigurationError(
         f"{settings.host} is not an address of this machine.",
