@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from gateway_process import gateway_process
+from host_http import send_raw
 from llama_server import TINY, llama_server
 from sippet._remote_fields import Bearer
 from sippet.client import SippClient
@@ -27,6 +28,7 @@ from sippet.errors import (
 )
 from sippet.results import TextResult
 from sippet_host.errors import ConfigurationError
+from sippet_host.gateway import _OPTIONS, _OWN
 from sippet_host.gateway_config import read_config
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -152,6 +154,89 @@ def test_errors_keep_their_kind_through_the_gateway(url: str) -> None:
         chat(url, endpoint_options={"model": "far"})
 
 
+WRONG: list[Any] = [None, True, -1, 1.5, 2**40, 10**400, "x", "", [], {}, [[]], [5], [None], {"x": 1}, "\ud800"]
+"""A value of each type that JSON has; some of them are right for some fields."""
+CHAT = {"model": "tiny", "messages": FRANCE, "max_tokens": 1}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": {"model": "tiny", "prompt": "x", "max_tokens": 1},
+    "/v1/embeddings": {"model": "vectors", "input": "x"},
+    "/v1/tokens": {"targets": ["tiny"], "seconds": 5},
+}
+FIELDS = {
+    "/v1/chat/completions": sorted({*_OPTIONS, *_OWN}),
+    "/v1/completions": sorted({*_OPTIONS, *_OWN}),
+    "/v1/embeddings": ["model", "input", "encoding_format", "user", "dimensions"],
+    "/v1/tokens": ["targets", "seconds"],
+}
+
+
+@pytest.mark.parametrize(("path", "field"), [(path, name) for path, names in FIELDS.items() for name in names])
+def test_a_value_of_the_wrong_type_is_the_askers_fault(url: str, path: str, field: str) -> None:
+    for wrong in WRONG:
+        status, _, found = ask(url, path, BODIES[path] | {field: wrong})
+        assert status < 500, (wrong, found)
+        if status >= 400:
+            assert {"message", "type", "code", "param"} <= found["error"].keys(), (wrong, found)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("response_format", "json"),
+        ("response_format", {"type": "xml"}),
+        ("response_format", {"type": "json_schema", "json_schema": "x"}),
+        ("response_format", {"type": "json_schema"}),
+        ("stream", "yes"),
+        ("stream_options", "x"),
+        ("top_logprobs", "x"),
+        ("messages", [{"role": ["user"], "content": "x"}]),
+        ("json_schema", {"type": 5}),
+        ("json_schema", {"$ref": "#/nothing"}),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_refused(url: str, field: str, value: Any) -> None:
+    status, _, found = ask(url, "/v1/chat/completions", CHAT | {field: value})
+    assert 400 <= status < 500, found
+    assert found["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b"", b"{", b"\xff", b"null", b'{"model": "tiny", "seconds": ' + b"9" * 5000 + b"}"]
+)
+@pytest.mark.parametrize("path", BODIES)
+def test_a_body_that_is_no_json_object_is_refused(url: str, path: str, body: bytes) -> None:
+    answer = send_raw(
+        int(url.rpartition(":")[2]),
+        f"POST {path} HTTP/1.1\r\nHost: {url[7:]}\r\nAuthorization: Bearer {KEYS['OPS_KEY']}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode() + body,
+    )
+    assert (answer.status, answer.code) == (400, "usage")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"Authorization: Bearer \xff\xfe\r\n", b"Authorization: Bearer stk_\xff.\xff\r\n", b"Authorization: \xff\r\n",
+     b"Authorization: Bearer stk_=.=\r\n", b"Authorization:\r\n", b"Authorization: Basic eA==\r\n"],
+)  # fmt: skip
+def test_a_strange_key_is_no_key(url: str, line: bytes) -> None:
+    answer = send_raw(
+        int(url.rpartition(":")[2]), b"GET /v1/models HTTP/1.1\r\nHost: " + url[7:].encode() + b"\r\n" + line + b"\r\n"
+    )
+    assert (answer.status, answer.code) == (401, "authentication_failed")
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [b"GET /v1/models HTTP/1.1", b"GET /nothing HTTP/1.1", b"no request", b"GET /" + b"x" * 9000 + b" HTTP/1.1"],
+)
+def test_no_answer_tells_which_libraries_serve(url: str, request_line: bytes) -> None:
+    answer = send_raw(int(url.rpartition(":")[2]), request_line + b"\r\nHost: " + url[7:].encode() + b"\r\n\r\n")
+    assert answer.status >= 400
+    assert "Server" not in answer.headers
+    assert answer.json()["error"]["message"]
+
+
 def test_a_key_sees_and_uses_its_own_targets_only(url: str) -> None:
     assert [row["id"] for row in ask(url, "/v1/models")[2]["data"]] == ["tiny", "vectors", "far"]
     assert [row["id"] for row in ask(url, "/v1/models", key=KEYS["TAB_KEY"])[2]["data"]] == ["tiny"]
@@ -220,9 +305,35 @@ def test_a_wrong_configuration_is_told(tmp_path: Path) -> None:
         '[targets.a]\nmodel = "x"\n[keys.k]\nenv = "SHORT"': "shorter",
         '[targets.a]\nmodel = "x"\n[keys.k]\nenv = "LONG"\ntargets = ["b"]': "unknown target",
         "nonsense": "can't be read",
+        "x = " + "[" * 100_000: "can't be read",
+        "targets = 5": r"\[targets\] must hold tables",
+        "targets.a = 5": r"\[targets\] must hold tables",
+        "[targets.a]\nmodel = 5": r"\[targets\.a\] model must be a string",
+        '[targets.a]\nmodel = "x"\nprojector = 5': "projector must be a string",
+        '[targets.a]\nmodel = "x"\nruntime = 5': "runtime must be",
+        '[targets.a]\nmodel = "x"\nruntime = { context = { n_ctx = "x" } }': "n_ctx must be",
+        '[targets.a]\nmodel = "x"\nkey_env = 5': "key_env must be a string",
+        '[targets.a]\nmodel = "x"\nlora = 5': "lora must be",
+        "[targets.a]\nendpoint = 5": "endpoint must be a string",
+        '[targets.a]\nendpoint = "http://x"\nmodel = 5': "model must be a string",
+        '[targets.a]\nendpoint = "http://x"\nserver = 5': "server must be",
+        '[targets.a]\nprovider = 5\nmodel = "x"': "provider must be",
+        '[targets.a]\nprovider = "openai"': "has no model",
+        "keys = 5": r"\[keys\] must hold tables",
+        "[keys.k]\nenv = 5": r"\[keys\.k\] env must be a string",
+        '[keys.k]\nenv = "LONG"\ntargets = "a"': r"\[keys\.k\] targets must be a list of strings",
+        '[keys.k]\nenv = "LONG"\ntargets = [1]': "targets must be a list of strings",
+        '[keys.k]\nenv = "LONG"\nmax_concurrent = "x"': "max_concurrent must be a whole number",
+        '[keys.k]\nenv = "LONG"\nmax_concurrent = 1.5': "max_concurrent must be a whole number",
+        '[keys.k]\nenv = "LONG"\nmax_concurrent = 0': "max_concurrent must be at least 1",
+        "cors = 5": r"\[cors\] must be a table",
+        '[cors]\norigins = "https://a.example"': r"\[cors\] origins must be a list of strings",
+        '[cors]\norigins = ["*"]': r"can't be an origin",
+        '[cors]\norigins = ["https://a.example/"]': r"can't be an origin",
     }
+    sound = '\n[targets.a]\nmodel = "x"\n'
     for text, expected in cases.items():
-        file.write_text(text)
+        file.write_text(text if "targets" in text.split("\n")[0] or not text else text + sound)
         with pytest.raises(ConfigurationError, match=expected):
             read_config(file, {"SHORT": "abc", "LONG": "a" * 20})
 

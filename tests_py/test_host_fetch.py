@@ -37,6 +37,7 @@ class Origin(ThreadingHTTPServer):
         self.content = FIRST
         self.etag: str | None = '"one"'
         self.ranges = True
+        self.if_range = True
         self.break_after: list[int] = []
         self.status: int | None = None
         self.location = ""
@@ -64,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         start = 0
-        if origin.ranges and "Range" in self.headers and self.headers["If-Range"] == origin.etag:
+        current = self.headers["If-Range"] == origin.etag or not origin.if_range
+        if origin.ranges and "Range" in self.headers and current:
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         if start >= len(origin.content) > 0:
             self.send_error(416)
@@ -135,12 +137,18 @@ def test_a_download_is_resumed_by_the_next_process(origin: Origin, tmp_path: Pat
     assert origin.asked[-1]["Range"] == "bytes=300000-"
 
 
-def test_two_versions_are_never_mixed(origin: Origin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("if_range", [True, False])
+@pytest.mark.parametrize(
+    ("content", "etag"), [(SECOND, '"two"'), (SECOND, None), (SECOND + b"more, under the same tag", '"one"')]
+)
+def test_two_versions_are_never_mixed(
+    origin: Origin, tmp_path: Path, content: bytes, etag: str | None, if_range: bool
+) -> None:
     origin.break_after = [300_000, 0, 0, 0]
     with pytest.raises(DownloadFailed):
         fetch_model(origin.url, tmp_path)
-    origin.content, origin.etag = SECOND, '"two"'
-    assert fetch_model(origin.url, tmp_path).files[0].path.read_bytes() == SECOND
+    origin.content, origin.etag, origin.if_range = content, etag, if_range
+    assert fetch_model(origin.url, tmp_path).files[0].path.read_bytes() == content
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
@@ -219,6 +227,26 @@ def test_a_password_is_not_sent_on_to_the_target_of_a_redirect(origin: Origin, t
         thread.join()
         assert "Authorization" in origin.asked[0]
         assert "Authorization" not in other.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("/ä b.gguf?q=ü", "/%C3%A4%20b.gguf?q=%C3%BC"),
+        ("/%C3%A4%20b.gguf", "/%C3%A4%20b.gguf"),
+        ("/a+b[1]~(2).gguf", "/a+b[1]~(2).gguf"),
+    ],
+)
+def test_a_url_is_quoted_once(origin: Origin, tmp_path: Path, written: str, asked: str) -> None:
+    fetch_model(f"http://127.0.0.1:{origin.server_port}{written}", tmp_path)
+    assert [request["path"] for request in origin.asked] == [asked]
+
+
+@pytest.mark.parametrize("location", ["http://[::1/x.gguf", "http://127.0.0.1:99999/x.gguf", "http:///x.gguf"])
+def test_a_redirect_to_what_is_no_url_is_a_failed_download(origin: Origin, tmp_path: Path, location: str) -> None:
+    origin.status, origin.location = 302, location
+    with pytest.raises(DownloadFailed):
+        fetch_model(origin.url, tmp_path)
 
 
 @pytest.mark.parametrize("url", ["http://", "https:///x.gguf", "http://host:port/x.gguf", "http://[::1/x.gguf"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from pathlib import Path
 
 import pytest
-from gguf_builder import gguf
+from gguf_builder import I32, MODEL, TENSORS, U32, gguf, value
 from host_http import StartHost, ask
 from sippet_host import HostError, Running, Settings, load_directory, load_model, unique_ids
 from sippet_host.errors import NoSuchModel, NotAModel
@@ -145,6 +146,14 @@ def test_ids_are_unique_and_repetitions_are_dropped(tmp_path: Path) -> None:
     assert [model.id for model in models] == ["tiny-chat-f16", "tiny-chat-f16-2"]
 
 
+def _model(block_count: int = 2, context_length: int = 128) -> bytes:
+    numbers = {
+        "llama.block_count": value(U32, block_count),
+        "llama.context_length": value(I32, context_length),
+    }
+    return gguf(MODEL | numbers, TENSORS)
+
+
 def test_a_folder_lists_its_sound_models_and_what_is_wrong_with_the_others(tmp_path: Path) -> None:
     outside = tmp_path / "outside.gguf"
     shutil.copy(TINY, outside)
@@ -161,9 +170,28 @@ def test_a_folder_lists_its_sound_models_and_what_is_wrong_with_the_others(tmp_p
     (folder / "folder.gguf").mkdir()
     (folder / "broken.gguf").write_bytes(b"GGUF")
     os.mkfifo(folder / "fifo.gguf")
+    (folder / "dangling.gguf").symlink_to(folder / "gone.gguf")
+    (folder / "loop.gguf").symlink_to(folder / "loop.gguf")
+    (folder / "absurd.gguf").write_bytes(_model(block_count=2**32 - 1))
+    (folder / "negative.gguf").write_bytes(_model(context_length=-5))
+    (folder / "short.gguf").write_bytes(_model(context_length=4))
+    (folder / os.fsdecode(b"\xff.gguf")).write_bytes(_model())
+    _split(folder, 2)[1].unlink()
+    (folder / "tiny-00002-of-00002.gguf").symlink_to(outside)
     models, problems = load_directory(folder)
-    assert sorted(model.id for model in models) == ["a", "b", "linked-in", "tiny"]
-    assert [str(problem)[:11] for problem in problems] == ["broken.gguf"]
+    assert sorted(model.id for model in models) == ["a", "b", "linked-in", "short", "tiny"]
+    told = "\n".join(map(str, problems))
+    for expected in (
+        r"absurd\.gguf: llama\.block_count is 4294967295; the most is 512",
+        r"broken\.gguf: .* ends inside its header",
+        r"/dangling\.gguf is a link to a file that isn't there",
+        r"/loop\.gguf can't be read: ",
+        r"negative\.gguf: The file does not give a usable llama\.context_length",
+        r"\.gguf is not UTF-8",
+    ):
+        assert re.search(expected, told), told
+    assert len(problems) == 6
+    assert load_directory(folder, known=models)[0] == models
 
 
 def test_a_folder_that_is_not_there_is_a_problem_and_no_crash(tmp_path: Path) -> None:

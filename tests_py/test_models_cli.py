@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,7 +128,99 @@ def test_a_failure_exits_with_1_and_one_coded_line(call: Call, arguments: list[A
     assert f"Error [{code}]: " in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("size", ["", "x", "5Q", "-1"])
+HOSTILE = [
+    "", ".", "/", "..", "folder", "nothing.gguf", "dangling.gguf", "loop.gguf", "x" * 300 + ".gguf",
+    "x" * 300 + "-00001-of-00002.gguf", "~nobody-of-that-name/x.gguf", "\udcff.gguf", "/dev/null", "m.gguf/x.gguf",
+    "http://", "http://[::1/x.gguf", "http://[x]/x.gguf", "http://127.0.0.1:99999/x.gguf", "http://127.0.0.1:0/x.gguf",
+    "http://a..b/x.gguf", "http://\u2100/x.gguf", "http://\udcff/x.gguf", "ftp://127.0.0.1/x.gguf",
+]  # fmt: skip
+
+
+@pytest.fixture
+def hostile_folder(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tiny.parent
+    monkeypatch.chdir(folder)
+    (folder / "folder").mkdir()
+    (folder / "dangling.gguf").symlink_to("gone")
+    (folder / "loop.gguf").symlink_to("loop.gguf")
+    tiny.rename(folder / "m.gguf")
+    return folder
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pull", "HERE"],
+        ["pull", "m.gguf", "--projector", "HERE"],
+        ["plan", "HERE"],
+        ["plan", "m.gguf", "--projector", "HERE"],
+        ["verify", "HERE"],
+        ["verify", "m.gguf", "--manifest", "HERE"],
+        ["rm", "HERE"],
+        ["manifest", "HERE"],
+        ["manifest", "m.gguf", "-o", "m.gguf/HERE"],
+        ["manifest", "m.gguf", "--projector", "HERE"],
+        ["split", "HERE", "--max-size", "1M"],
+        ["split", "m.gguf", "--max-size", "1M", "-o", "m.gguf/HERE"],
+        ["join", "HERE", "-o", "out.gguf"],
+        ["join", "m.gguf", "-o", "m.gguf/HERE"],
+    ],
+)
+@pytest.mark.usefixtures("hostile_folder")
+def test_whatever_is_named_gets_a_coded_line(call: Call, arguments: list[str], hostile: str) -> None:
+    status, out, err = call(*(part.replace("HERE", hostile) for part in arguments))
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith("Error ["), err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["manifest", "m.gguf", "-o", "m.gguf"],
+        ["manifest", "m.gguf", "-o", "linked.gguf"],
+        ["manifest", "m.gguf", "--projector", "mmproj-tiny-f16.gguf", "-o", "mmproj-tiny-f16.gguf"],
+        ["split", "m-00001-of-00001.gguf", "--max-size", "1G"],
+        ["join", "m.gguf", "-o", "m.gguf"],
+        ["join", "m.gguf", "-o", "linked.gguf"],
+        ["join", "m.gguf", "-o", "folder"],
+        ["join", "m.gguf", "-o", "pipe"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read(call: Call, hostile_folder: Path, arguments: list[str]) -> None:
+    shutil.copy(FILES / "mmproj-tiny-f16.gguf", hostile_folder)
+    shutil.copy(hostile_folder / "m.gguf", hostile_folder / "m-00001-of-00001.gguf")
+    (hostile_folder / "linked.gguf").symlink_to("m.gguf")
+    os.mkfifo(hostile_folder / "pipe")
+    before = {path: path.is_file() and path.read_bytes() for path in hostile_folder.iterdir()}
+    status, _, err = call(*arguments)
+    assert status == 1 and err.splitlines()[-1].startswith("Error ["), err
+    assert {path: path.is_file() and path.read_bytes() for path in hostile_folder.iterdir()} == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_with_the_output_that_it_concerns(call: Call, tiny: Path) -> None:
+    status, _, err = call("manifest", tiny, "-o", "/dev/full")
+    assert status == 1
+    assert "Error [storage]: /dev/full can't be written: No space left on device." in err
+
+
+def test_a_plan_takes_what_pull_takes(call: Call, server: ModelServer, tiny: Path, tmp_path: Path) -> None:
+    first, *_ = call("split", tiny, "--max-size", "0.5M", "-o", tmp_path / "shards")[1].split()
+    call("manifest", tiny, "--id", "served")
+    server.files["näm e.gguf"] = tiny.read_bytes()
+    server.files["manifest.json"] = tiny.with_name("manifest.json").read_bytes()
+    for source in (tiny, first, *(server.url + name for name in ("näm e.gguf", "n%C3%A4m%20e.gguf", "manifest.json"))):
+        status, out, err = call("plan", source)
+        assert status == 0 and "853,120 parameters" in out, err
+        status, out, err = call("pull", source)
+        assert status == 0, err
+        assert call("plan", out.split()[0])[0] == 0
+    for command in ("plan", "pull"):
+        assert "Error [download_failed]" in call(command, DEFAULT_MODEL)[2]
+
+
+@pytest.mark.parametrize("size", ["", "x", "5Q", "-1", "nan", "9" * 400])
 def test_a_size_that_is_none_is_refused(call: Call, tiny: Path, size: str) -> None:
     status, _, err = call("split", tiny, "--max-size", size)
     assert status == 2 and "--max-size" in err

@@ -155,6 +155,8 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         return
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise InvalidOption(name, f"{name} must be a number of at most 64 bits.")
     if math.isnan(value) or math.isinf(value):
         raise InvalidOption(name, f"{name} must be a finite number, not {value}.")
     if (low is not None and value < low) or (high is not None and value > high):

@@ -15,6 +15,7 @@ from ._fields import build, check, option
 from .errors import InvalidOption
 from .options import SamplingOptions
 
+LEAST_N_CTX = 8
 CacheType = Literal["f32", "f16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
 
 
@@ -24,7 +25,7 @@ class ContextConfig:
 
     n_ctx: int | None = option(
         "Context size, shared by all slots; by default what the model was trained on, at most 4096.",
-        low=8,
+        low=LEAST_N_CTX,
         unit="tokens",
     )
     n_batch: int | None = option("Most tokens in one logical batch of prefill.", low=1, unit="tokens")

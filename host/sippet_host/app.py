@@ -177,7 +177,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except HttpError as error:
         return error_response(request, error)
     except web.HTTPException as error:
-        return http_exception_response(request, error)
+        return error_response(request, http_error(error), error.status)
     except (ConnectionError, asyncio.CancelledError):
         raise  # nobody is left to answer
     except HostError as error:  # says by itself what is wrong with the installation
@@ -205,20 +205,17 @@ def error_response(request: web.BaseRequest, error: HostError, status: int | Non
     return web.Response(status=status, text=script_safe_json(body), content_type="application/json", headers=headers)
 
 
-def http_exception_response(request: web.BaseRequest, exception: web.HTTPException) -> web.Response:
-    """aiohttp's own errors, and its router's, in our form."""
-    error: HttpError
+def http_error(exception: web.HTTPException) -> HttpError:
+    """aiohttp's own errors, and its router's, as ours."""
     if exception.status == HTTPStatus.NOT_FOUND:
-        error = NotFound("There is nothing under this URL.")
-    elif exception.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return NotFound("There is nothing under this URL.")
+    if exception.status == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = exception.headers.get("Allow", "GET")
-        error = MethodNotAllowed(
+        return MethodNotAllowed(
             "This URL can't be used that way.", hint=f"Use {allowed.replace(',', ', ')}.", headers={"Allow": allowed}
         )
-    elif exception.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        error = RequestTooLarge(f"The body is longer than {MAX_BODY} bytes.")
-    elif exception.status < 500:
-        error = BadRequest(f"{exception.reason}.")
-    else:
-        error = InternalError("The server failed.")
-    return error_response(request, error, exception.status)
+    if exception.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return RequestTooLarge("The body is too long.")
+    if exception.status < 500:
+        return BadRequest(f"{exception.reason}.")
+    return InternalError("The server failed.")

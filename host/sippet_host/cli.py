@@ -6,13 +6,15 @@ import asyncio
 import signal
 import sys
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import click
-from sippet.errors import SippError
+from sippet.errors import SippError, StorageError, UsageError
 from sippet.models.registry import RegistryEntry
 
 from . import cli_bench, cli_chat, cli_gateway, models_cli, paths
@@ -237,8 +239,29 @@ cli.add_command(cli_bench.bench)
 
 def main(arguments: Sequence[str] | None = None) -> Any:
     """The entry point. Exits with 0, with 1 on a failure, with 2 on a usage error; no traceback for either."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what can't be shown is no failure
     try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="sippet", standalone_mode=True)
+        with _coded():
+            cli.main(args=None if arguments is None else list(arguments), prog_name="sippet", standalone_mode=True)
     except SippError as error:
         click.echo(f"Error [{error.code}]: {error}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def _coded() -> Iterator[None]:
+    """What the system refuses, wherever that happened, in our terms."""
+    try:
+        yield
+    except OSError as error:
+        names = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        reason = error.strerror or str(error) or type(error).__name__
+        raise StorageError(f"{names}: {reason}." if names else f"{reason}.", hint="Check the paths.") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{str(error.object)[:100]!r} is not UTF-8.", hint="Write it in UTF-8.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError("What was read is not UTF-8.", hint="Save it as UTF-8.") from error
+    except MemoryError as error:
+        raise StorageError("There is not enough memory.", hint="Close other programs, or use less.") from error

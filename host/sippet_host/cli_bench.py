@@ -144,7 +144,7 @@ def _split(names: str) -> list[str]:
 
 def _counts(threads: str) -> list[int]:
     found = _split(threads)
-    if not found or not all(count.isdecimal() and 1 <= int(count) <= 256 for count in found):
+    if not found or not all(count.isdecimal() and len(count) < 4 and 1 <= int(count) <= 256 for count in found):
         raise ConfigurationError(
             f"--threads can't be {threads!r}.", hint="Use numbers with commas between, such as 1,2."
         )

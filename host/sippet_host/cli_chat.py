@@ -84,7 +84,7 @@ def embed(
 
     A line of output holds the numbers of one vector. A model that was made for text embeds too, less well.
     """
-    if model is None and not (options["endpoint"] or options["provider"]):
+    if model is None and options["endpoint"] is None and options["provider"] is None:
         raise click.UsageError("Name an embedding model with --model, or a server with --endpoint.")
     context = None if model is None else {"embeddings": True, "pooling": pooling}
     with _client(_target(model, options, context=context)) as client:

@@ -11,9 +11,10 @@ import click
 from aiohttp import web
 
 from .errors import ConfigurationError, PortInUse
-from .gateway import GatewayServer
+from .gateway import GatewayServer, failure, without_banner
 from .gateway_config import GatewayConfig, read_config
 from .hostcheck import bracketed, is_loopback
+from .runner import Look, Runner
 
 GATEWAY_PORT = 8766
 
@@ -64,13 +65,14 @@ async def _serve(config: GatewayConfig, host: str, port: int, tls: ssl.SSLContex
             break
     app = GatewayServer(config, host).application()
     # handler_cancellation: a client that goes away ends its request, whatever it waits for
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=5)
+    look = Look(without_banner, lambda request, error, status: failure(error, status))
+    runner = Runner(app, look, handler_cancellation=True, access_log=None, shutdown_timeout=5)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, ssl_context=tls)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise PortInUse(f"Port {port} of {host} can't be used: {error}.", hint="Give another --port.") from error
         bound = runner.addresses[0][1]
         click.echo(f"Gateway: {'https' if tls else 'http'}://{bracketed(host)}:{bound}/v1")

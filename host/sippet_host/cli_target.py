@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from sippet._json import loads
 from sippet._remote_fields import Bearer
 from sippet.endpoints import Descriptor, Gateway, LocalModel, Provider
 from sippet.options import TextOptions
@@ -18,11 +18,14 @@ from .fetch import fetch_model
 from .hashcache import HashCache
 from .models import shard_names
 from .packaged import default_model
+from .paths import named_path
+from .urls import is_url
 
+MOST_TOKENS = (1 << 31) - 1
+"""As the engines count tokens."""
 KEY_VARIABLE = "SIPPET_API_KEY"
 
 F = TypeVar("F", bound=Callable[..., Any])
-_URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 def target_options(command: F) -> F:
@@ -65,13 +68,13 @@ def descriptor(
         click.UsageError: the options contradict each other.
         SippError: the model can't be fetched.
     """
-    if endpoint or provider:
-        if model or (endpoint and provider):
+    if endpoint is not None or provider is not None:
+        if model is not None or (endpoint is not None and provider is not None):
             raise click.UsageError("Give one of MODEL, --endpoint and --provider.")
         if ctx or threads:
             raise click.UsageError("--ctx and --threads are for a model that runs here.")
         key = os.environ.get(KEY_VARIABLE)
-        if endpoint:
+        if endpoint is not None:
             authentication = Bearer(key) if key else None
             return Gateway(target or "default", endpoint, authentication, server)  # type: ignore[arg-type]
         if not target:
@@ -94,20 +97,18 @@ def sampling(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content(path: Path, name: str) -> Any:
-    text = path.read_text()
+    text = path.read_text("utf-8")
     if name == "grammar":
         return text
-    import json
-
     try:
-        return json.loads(text)
+        return loads(text)
     except ValueError as error:
         raise click.UsageError(f"{path} is not JSON: {error}.") from error
 
 
 def _files(model: str | None) -> list[Path]:
-    if model is not None and not _URL.match(model):
-        path = Path(model).expanduser()
+    if model is not None and not is_url(model):
+        path = named_path(model)
         return [path.with_name(name) for name in shard_names(path.name)]
     cache = paths.cache_dir()
     hashes = HashCache(cache / "model-hashes.json")
@@ -129,7 +130,7 @@ _TARGET = [
         show_default=True,
         help="What runs at --endpoint: says which further options it has.",
     ),
-    click.option("--ctx", type=click.IntRange(8), metavar="TOKENS", help="Context size."),
+    click.option("--ctx", type=click.IntRange(8, MOST_TOKENS), metavar="TOKENS", help="Context size."),
     click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="CPU threads."),
 ]
 

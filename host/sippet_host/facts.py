@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from sippet.config import ContextConfig
-from sippet.errors import InvalidModel
+from sippet.errors import SippError, UnsupportedModel
+from sippet.models.checks import check_model
 from sippet.models.fitting import fitted_context
 from sippet.models.gguf import read_header
 from sippet.models.header import GgufHeader
@@ -37,27 +39,45 @@ def read_facts(shards: Sequence[Path]) -> Facts:
     """Reads the headers of a model's files, in order.
 
     Raises:
-        NotAModel: one of them isn't sound GGUF.
+        NotAModel: one of them isn't sound GGUF, or says of itself what no model is.
         OSError: one of them can't be read.
     """
     headers = [_read(path) for path in shards]
     first = headers[0]
+    with _refused(shards[0]):
+        memory = _memory(headers)
     return Facts(
         quantization=first.quantization or None,
         license=first.license,
         context=first.context_length,
         parameters=sum(header.parameters for header in headers),
         capabilities=_capabilities(first),
-        memory=_memory(headers),
+        memory=memory,
     )
 
 
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SippError as error:
+        raise NotAModel(f"{path.name}: {error.message}", hint=error.hint) from error
+
+
 def _memory(headers: Sequence[GgufHeader]) -> int | None:
-    """Bytes that the model takes with its default context; ``None`` for what is no model by itself."""
-    if headers[0].context_length is None:
+    """Bytes that the model takes with its default context; ``None`` for what is no model by itself.
+
+    Raises:
+        InvalidModel: its hyperparameters are absurd.
+    """
+    first = headers[0]
+    if first.context_length is None:
         return None
-    context = fitted_context(ContextConfig(), headers[0])
-    return plan_memory(headers, context, limit=memory_limit(wasm=False)).total
+    try:
+        check_model(first)  # the plan counts on bounds
+    except UnsupportedModel:
+        return None
+    return plan_memory(headers, fitted_context(ContextConfig(), first), limit=memory_limit(wasm=False)).total
 
 
 def _capabilities(header: GgufHeader) -> tuple[str, ...]:
@@ -84,7 +104,7 @@ class FileSource:
 
 
 def _read(path: Path) -> GgufHeader:
-    with path.open("rb") as file:
+    with path.open("rb") as file, _refused(path):
         reading = read_header(FileSource(file))
         try:
             # The source answers at once, so that the coroutine runs to its end without an event loop.
@@ -92,8 +112,6 @@ def _read(path: Path) -> GgufHeader:
         except StopIteration as result:
             header: GgufHeader = result.value
             return header
-        except InvalidModel as error:
-            raise NotAModel(f"{path.name}: {error.message}", hint=error.hint) from error
         finally:
             reading.close()
     raise AssertionError("a header reader waited for a file")

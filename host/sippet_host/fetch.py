@@ -13,20 +13,21 @@ import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .errors import DownloadFailed, NotAModel
 from .hashcache import HashCache, atomic_write
 from .locks import file_lock
 from .models import ModelEntry, ModelFile, describe, load_model, shard_names
+from .paths import named_path
 from .progress import Progress, say
+from .urls import checked_url, is_url
 from .version import __version__
 
 _TIMEOUT = 30.0
 _ATTEMPTS = 4
 _PIECE = 256 * 1024
-_URL = re.compile(r"https?://", re.IGNORECASE)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,20 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
         scheme = urlsplit(newurl).scheme.lower()
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
             raise DownloadFailed(f"{_shown(req.full_url)} redirects to a {scheme} URL.", hint="Use the final URL.")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        return super().redirect_request(req, fp, code, msg, headers, checked_url(newurl))
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except urllib.error.HTTPError:
+            raise  # closes it
+        except BaseException:
+            fp.close()  # urllib leaves it open
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 _opener = urllib.request.build_opener(_HttpOnly)
@@ -78,7 +92,7 @@ def find_model(name: str, cache: Path, hashes: HashCache) -> ModelEntry:
     Raises:
         NoSuchModel, NotAModel, DownloadFailed: as `load_model` and `fetch_model` do.
     """
-    return fetch_model(name, cache, hashes) if _URL.match(name) else load_model(Path(name), hashes)
+    return fetch_model(name, cache, hashes) if is_url(name) else load_model(named_path(name), hashes)
 
 
 def fetch_model(url: str, cache: Path, hashes: HashCache) -> ModelEntry:
@@ -93,16 +107,12 @@ def fetch_model(url: str, cache: Path, hashes: HashCache) -> ModelEntry:
         DownloadFailed: no connection, an error of the server, no room.
         NotAModel: what the server sends isn't GGUF.
     """
-    try:
-        parts = urlsplit(urldefrag(url).url)
-        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
-        parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-        named = bool(parts.hostname and (parts.port is None or parts.port))
-    except ValueError:
-        named = False
-    if not named:
-        raise DownloadFailed("The URL names no host.", hint="Write it as https://host/path/model.gguf.")
-    name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".") or "model.gguf"
+    parts = urlsplit(checked_url(url))
+    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".")
+    # As long as a file's name can be, with the endings that are put to it; its own end tells a shard.
+    name = name.encode()[-200:].decode(errors="ignore") or "model.gguf"
     if not name.lower().endswith(".gguf"):
         name += ".gguf"
     files = []
@@ -168,21 +178,27 @@ def _transfer(source: _Source, partial: Path, record: _Record | None, record_fil
                 return record  # it was complete already
             partial.unlink()
             raise http.client.HTTPException("the server has fewer bytes than were there before") from error
+    except ValueError as error:  # the URL was checked: it is a redirect's
+        raise http.client.HTTPException("the server redirects to what is no URL") from error
     with response:
         start, size = 0, _length(response.headers.get("Content-Length"))
         if response.status == 206:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if match is None or int(match[1]) != have:
-                partial.unlink()
+            if match is None or int(match[1]) != have or "Range" not in headers or record is None:
+                partial.unlink(missing_ok=True)
                 raise http.client.HTTPException("the server sent another range than the one asked for")
             start, size = have, _length(match[2])
+            grown = None not in (size, record.size) and size != record.size
+            if grown or response.headers.get("ETag") != record.etag:  # not every server heeds If-Range
+                partial.unlink()
+                raise http.client.HTTPException("the server has another version of the file now")
         record = _Record(response.headers.get("ETag"), size)
         atomic_write(record_file, json.dumps(asdict(record)).encode())
         with Progress(f"Fetching {partial.name.removesuffix('.part')}", size) as progress:
             with partial.open("r+b" if start else "wb") as out:
                 out.seek(start)
                 done = start
-                while piece := response.read(_PIECE):
+                while piece := _read(response):
                     if done == 0 and not piece.startswith(b"GGUF"[: len(piece)]):
                         out.close()
                         partial.unlink()
@@ -198,8 +214,15 @@ def _transfer(source: _Source, partial: Path, record: _Record | None, record_fil
     return record
 
 
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_PIECE)
+    except OSError as error:  # such as a fault of TLS; an OSError of its own would be taken for the disk's
+        raise ConnectionError(str(error)) from error
+
+
 def _length(value: str | None) -> int | None:
-    return int(value) if value and value.isdecimal() else None
+    return int(value) if value and value.isdecimal() and len(value) < 19 else None
 
 
 def _read_record(file: Path) -> _Record | None:

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Set
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from sippet._fields import describe
+from sippet._json import loads
 from sippet.client import SippClient
 from sippet.errors import (
     ContextOverflow,
     EndpointNotFound,
+    InvalidOption,
     ModelNotFound,
     QueueFull,
     RateLimited,
@@ -33,7 +37,8 @@ from sippet.options import TextOptions
 from sippet.results import Usage
 from sippet.runs import TextRun
 
-from .errors import Forbidden, HttpError, Unauthorized
+from .app import http_error
+from .errors import Forbidden, HttpError, InternalError, Unauthorized
 from .gateway_config import GatewayConfig
 from .gateway_shapes import Chat, Completion, Shape, usage_of
 from .gateway_tokens import MAX_SECONDS, Caller, Keyring
@@ -42,11 +47,17 @@ from .hostcheck import HostCheck
 MAX_BODY = 32 * 1024 * 1024
 """Bytes of a request; images in conversations are large."""
 
+log = logging.getLogger("sippet_host")
+
 _OPTIONS = {item.name for item in fields(TextOptions)} - {
     "emit_tokens", "json_schema", "context_key", "media", "endpoint_options", "provider_options",
 }  # fmt: skip
 _OWN = {"model", "messages", "prompt", "stream", "stream_options", "max_completion_tokens", "top_logprobs", "n",
         "logprobs", "response_format", "json_schema", "user"}  # fmt: skip
+_EMBED = {"model", "input", "encoding_format", "user"}
+_TYPES: Mapping[str, type] = {"stream": bool, "stream_options": dict, "response_format": dict, "top_logprobs": int,
+                              "user": str}  # fmt: skip
+"""Of the fields that no option of the client is made of."""
 
 
 class GatewayServer:
@@ -81,6 +92,7 @@ class GatewayServer:
             ]
         )
         app.cleanup_ctx.append(self._lifetime)
+        app.on_response_prepare.append(_anonymous)
         return app
 
     async def _lifetime(self, app: web.Application) -> AsyncIterator[None]:
@@ -102,14 +114,15 @@ class GatewayServer:
             request["caller"] = self._caller(request)
             request["cors"] = cors
             response = await handler(request)
-        except HttpError as error:
-            response = _failure(error, error.status)
         except SippError as error:
-            response = _failure(error, _status(error))
+            response = failure(error, _status(error))
         except web.HTTPException as error:
-            response = _failure(SippError(error.reason), error.status)
+            response = failure(http_error(error), error.status)
         except ConnectionError:
             response = web.Response(status=499)  # the client went away: nobody reads this
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path[:200])
+            response = failure(InternalError("The gateway failed."), InternalError.status)
         if not response.prepared:
             response.headers.update(cors)
         return response
@@ -150,10 +163,12 @@ class GatewayServer:
         body = await _body(request)
         seconds, wanted = body.get("seconds", 600), body.get("targets")
         if isinstance(seconds, bool) or not isinstance(seconds, int) or not 0 < seconds <= MAX_SECONDS:
-            raise UsageError(f"seconds must be a whole number from 1 to {MAX_SECONDS}.")
-        if wanted is not None and not (isinstance(wanted, list) and all(caller.may_use(str(t)) for t in wanted)):
+            raise InvalidOption("seconds", f"seconds must be a whole number from 1 to {MAX_SECONDS}.")
+        if wanted is not None and not (isinstance(wanted, list) and all(isinstance(name, str) for name in wanted)):
+            raise InvalidOption("targets", "targets must be a list of names.")
+        if not all(map(caller.may_use, wanted or ())):
             raise Forbidden("The key has no right to these targets.")
-        token = self._keys.issue(caller, None if wanted is None else frozenset(map(str, wanted)), seconds)
+        token = self._keys.issue(caller, None if wanted is None else frozenset(wanted), seconds)
         return web.json_response({"token": token, "expires_at": int(time.time()) + seconds})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -179,8 +194,9 @@ class GatewayServer:
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         target = self._target(request, body)
-        if body.get("encoding_format", "float") != "float":
-            raise UsageError("encoding_format must be float.")
+        _only(body, _EMBED)
+        if body.get("encoding_format") not in (None, "float"):
+            raise InvalidOption("encoding_format", "encoding_format must be float.")
         with self._counted(request["caller"], target) as count:
             result = await self._client.embed(body.get("input"), endpoint=target)  # type: ignore[arg-type]
             count(result.usage)
@@ -199,23 +215,19 @@ class GatewayServer:
 
     def _options(self, body: Mapping[str, Any], target: str) -> dict[str, Any]:
         """The request's fields as options of the client."""
-        for name in body:
-            if name not in _OPTIONS and name not in _OWN:
-                raise UsageError(f"The gateway knows no field {name[:100]!r}.", details={"option": name[:100]})
-        if body.get("n", 1) != 1:
-            raise UsageError("n must be 1.", details={"option": "n"})
+        _only(body, _OPTIONS | _OWN)
+        for name, kind in _TYPES.items():
+            if body.get(name) is not None and not isinstance(body[name], kind):
+                raise InvalidOption(name, f"{name} must be {describe(kind)}, not {type(body[name]).__name__}.")
+        if body.get("n") not in (None, 1):
+            raise InvalidOption("n", "n must be 1.")
         found = {name: body[name] for name in _OPTIONS & body.keys() if body[name] is not None}
         found.pop("logprobs", None)
         if body.get("max_completion_tokens") is not None:
             found["max_tokens"] = body["max_completion_tokens"]
         if body.get("logprobs"):
             found["logprobs"] = body.get("top_logprobs") or (1 if body["logprobs"] is True else body["logprobs"])
-        schema = body.get("json_schema")
-        form = body.get("response_format") or {}
-        if form.get("type") == "json_schema":
-            schema = (form.get("json_schema") or {}).get("schema")
-        elif form.get("type") == "json_object":
-            schema = {"type": "object"}
+        schema = _schema(body["response_format"]) if body.get("response_format") else body.get("json_schema")
         if schema is not None:
             found["json_schema"] = schema
         return {**found, "emit_tokens": True}
@@ -254,6 +266,11 @@ class GatewayServer:
                 await _send(response, shape.head(target) | {"choices": [], "usage": usage_of(result.usage)})
         except SippError as error:
             await _send(response, {"error": _error(error)})
+        except Exception as error:
+            if isinstance(error, ConnectionError):
+                raise  # the client went away
+            log.exception("%s failed under way", request.path)
+            await _send(response, {"error": _error(InternalError("The gateway failed."))})
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
@@ -286,22 +303,60 @@ class GatewayServer:
             self._requests[target, outcome] += 1
 
 
+def without_banner(headers: MutableMapping[str, str], content_type: str = "") -> None:
+    """Leaves out which libraries serve, and in which versions."""
+    headers.pop("Server", None)
+
+
+async def _anonymous(request: web.Request, response: web.StreamResponse) -> None:
+    without_banner(response.headers)
+
+
 async def _body(request: web.Request) -> dict[str, Any]:
+    data = await request.read()
     try:
-        found = json.loads(await request.read())
-    except ValueError:
-        found = None
+        found = loads(data)
+        if b"\\u" in data:
+            json.dumps(found, ensure_ascii=False).encode()  # halves of surrogate pairs are no text
+    except ValueError as error:
+        raise UsageError(f"The body is not JSON that can be read: {error}.") from error
     if not isinstance(found, dict):
         raise UsageError("The body is not a JSON object.")
     return found
 
 
+def _only(body: Mapping[str, Any], known: Set[str]) -> None:
+    for name in body:
+        if name not in known:
+            raise InvalidOption(name[:100], f"The gateway knows no field {name[:100]!r}.")
+
+
+def _schema(form: Mapping[str, Any]) -> Any:
+    """The JSON schema that ``response_format`` asks for; ``None`` for plain text."""
+    match form:
+        case {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return {"type": "object"}
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            return schema
+    raise InvalidOption(
+        "response_format",
+        "response_format is none that the gateway knows.",
+        hint='For example {"type": "json_schema", "json_schema": {"name": "answer", "schema": {...}}}.',
+    )
+
+
 async def _send(response: web.StreamResponse, value: Mapping[str, Any]) -> None:
-    await response.write(b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n")
+    text = json.dumps(value, ensure_ascii=False)
+    # Half of a surrogate pair, which no UTF-8 holds, becomes JSON's own escape for it.
+    await response.write(b"data: " + text.encode(errors="backslashreplace") + b"\n\n")
 
 
 def _status(error: SippError) -> int:
     match error:
+        case HttpError():
+            return error.status
         case EndpointNotFound() | ModelNotFound():
             return 404
         case UnsupportedOperation():
@@ -324,7 +379,8 @@ def _error(error: SippError) -> dict[str, Any]:
     return {"message": str(error), "type": kind, "code": error.code, "param": error.details.get("option"), **facts}
 
 
-def _failure(error: SippError, status: int) -> web.Response:
+def failure(error: SippError, status: int) -> web.Response:
+    """An error as OpenAI's servers answer it."""
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, HttpError):
         headers |= error.headers

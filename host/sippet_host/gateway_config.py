@@ -31,6 +31,7 @@ Secrets are never in the file: it names the variables of the environment that ho
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ from sippet.errors import InvalidOption
 from .errors import ConfigurationError
 
 DEFAULT_CONCURRENT = 16
+_KINDS = {str: "a string", int: "a whole number", list: "a list of strings"}
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Gate
         ConfigurationError: it can't be read, or says something unknown or contradictory.
     """
     try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} can't be read: {error}.") from error
     _only(document, {"targets", "keys", "cors"}, str(path))
     targets = {
@@ -92,13 +95,13 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Gate
     keys = tuple(
         _key(name, values, targets, environment) for name, values in _tables(document, "keys", str(path)).items()
     )
-    cors = document.get("cors", {})
-    _only(cors, {"origins"}, "[cors]")
-    return GatewayConfig(targets, keys, frozenset(cors.get("origins", ())))
+    return GatewayConfig(targets, keys, _origins(document.get("cors", {})))
 
 
 def _target(name: str, values: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Descriptor:
     where = f"[targets.{name}]"
+    for option in ("key_env", "model", "endpoint", "projector"):
+        _check(values, option, str, where)
     rest = dict(values)
     secret = _secret(rest.pop("key_env", None), where, environment)
     try:
@@ -107,6 +110,8 @@ def _target(name: str, values: Mapping[str, Any], folder: Path, environment: Map
             url, target = rest.pop("endpoint"), rest.pop("model", name)
             return Gateway.of({"base_url": url, "target": target, "authentication": authentication, **rest})
         if "provider" in rest:
+            if "model" not in rest:
+                raise ConfigurationError(f"{where} has no model: the provider's name of it.")
             return Provider.of({"api_key": secret, **rest})
         if "model" not in rest:
             raise ConfigurationError(f"{where} has neither model, endpoint nor provider.")
@@ -116,13 +121,13 @@ def _target(name: str, values: Mapping[str, Any], folder: Path, environment: Map
         return LocalModel.of(rest)
     except InvalidOption as error:
         raise ConfigurationError(f"{where}: {error.message}", hint=error.hint) from error
-    except TypeError as error:
-        raise ConfigurationError(f"{where} lacks a field: {error}.") from error
 
 
 def _key(name: str, values: Mapping[str, Any], targets: Mapping[str, Any], environment: Mapping[str, str]) -> Key:
     where = f"[keys.{name}]"
     _only(values, {"env", "targets", "max_concurrent"}, where)
+    for option, kind in {"env": str, "targets": list, "max_concurrent": int}.items():
+        _check(values, option, kind, where)
     secret = _secret(values.get("env"), where, environment)
     if not secret:
         raise ConfigurationError(f"{where} has no env: the variable that holds the key.")
@@ -132,12 +137,23 @@ def _key(name: str, values: Mapping[str, Any], targets: Mapping[str, Any], envir
     for target in allowed or ():
         if target not in targets:
             raise ConfigurationError(f"{where} names an unknown target {target!r}.")
-    return Key(
-        name,
-        secret,
-        None if allowed is None else frozenset(allowed),
-        int(values.get("max_concurrent", DEFAULT_CONCURRENT)),
-    )
+    concurrent = values.get("max_concurrent", DEFAULT_CONCURRENT)
+    if concurrent < 1:
+        raise ConfigurationError(f"{where} max_concurrent must be at least 1.", hint="Leave the key out to refuse it.")
+    return Key(name, secret, None if allowed is None else frozenset(allowed), concurrent)
+
+
+def _origins(cors: Any) -> frozenset[str]:
+    if not isinstance(cors, dict):
+        raise ConfigurationError("[cors] must be a table.")
+    _only(cors, {"origins"}, "[cors]")
+    _check(cors, "origins", list, "[cors]")
+    for origin in cors.get("origins", ()):
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigurationError(
+                f"[cors] {origin!r} can't be an origin.", hint="Write it as browsers do: https://chat.example."
+            )
+    return frozenset(cors.get("origins", ()))
 
 
 def _secret(variable: str | None, where: str, environment: Mapping[str, str]) -> str | None:
@@ -154,6 +170,14 @@ def _tables(document: Mapping[str, Any], name: str, where: str) -> Mapping[str, 
     if not isinstance(found, dict) or not all(isinstance(item, dict) for item in found.values()):
         raise ConfigurationError(f"{where}: [{name}] must hold tables, such as [{name}.NAME].")
     return found
+
+
+def _check(values: Mapping[str, Any], name: str, kind: type, where: str) -> None:
+    """Refuses a field that is there and is of another type; a list is one of strings."""
+    value = values.get(name)
+    sound = value is None or type(value) is kind
+    if not sound or (kind is list and not all(isinstance(item, str) for item in value or ())):
+        raise ConfigurationError(f"{where} {name} must be {_KINDS[kind]}, not {value!r:.60}.")
 
 
 def _only(values: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -64,7 +64,7 @@ class Keyring:
             return self._from_token(secret)
         found = None
         for key in self._keys.values():  # all of them, so that the time tells nothing
-            if hmac.compare_digest(key.secret.encode(), secret.encode()):
+            if hmac.compare_digest(_bytes(key.secret), _bytes(secret)):
                 found = Caller(key.name, key.targets, key.max_concurrent, may_issue=True)
         return found
 
@@ -77,7 +77,7 @@ class Keyring:
 
     def _from_token(self, token: str) -> Caller | None:
         text, _, signature = token.removeprefix(PREFIX).partition(".")
-        if not hmac.compare_digest(self._sign(text).encode(), signature.encode()):
+        if not hmac.compare_digest(_bytes(self._sign(text)), _bytes(signature)):
             return None
         payload = json.loads(base64.urlsafe_b64decode(text))
         key = self._keys.get(payload["k"])
@@ -87,7 +87,12 @@ class Keyring:
         return Caller(key.name, targets, key.max_concurrent, may_issue=False)
 
     def _sign(self, text: str) -> str:
-        return _encode(hmac.digest(self._signing, text.encode(), hashlib.sha256))
+        return _encode(hmac.digest(self._signing, _bytes(text), hashlib.sha256))
+
+
+def _bytes(text: str) -> bytes:
+    """As it came over the wire or stands in the environment, which need not be UTF-8."""
+    return text.encode(errors="surrogateescape")
 
 
 def _encode(data: bytes) -> str:

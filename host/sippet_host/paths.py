@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .errors import InstallationIncomplete
+from .errors import ConfigurationError, InstallationIncomplete, NoSuchModel
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -25,14 +25,36 @@ def static_dir() -> Path:
     )
 
 
+def named_path(text: str) -> Path:
+    """The path of a model that a person wrote: ``~`` is their home.
+
+    Raises:
+        NoSuchModel: it names no file, or somebody's home who isn't known.
+    """
+    path = Path(text)
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise NoSuchModel(f"{text} can't be found: {error}", hint="Write the path in full.") from error
+    if not path.name or path.name == "..":
+        raise NoSuchModel(f"{text or 'The empty path'} is not a file.", hint="Name a .gguf file.")
+    return path
+
+
 def cache_dir() -> Path:
     """The folder for downloads and precomputed files: ``$SIPPET_CACHE``, else the user's cache folder's ``sippet``.
 
     The folder may not exist yet. The XDG base directory specification applies on Linux; macOS and Windows have their
     own customs.
+
+    Raises:
+        ConfigurationError: there is no such place.
     """
     if chosen := os.environ.get("SIPPET_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise ConfigurationError(f"SIPPET_CACHE can't be {chosen}: {error}") from error
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "sippet"
     if sys.platform == "darwin":

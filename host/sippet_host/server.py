@@ -9,17 +9,15 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
 
-from .app import HOST, create_app, error_response, http_exception_response
-from .errors import BadRequest, ConfigurationError, InternalError, PortInUse, RequestTooLarge
+from .app import HOST, create_app, error_response
+from .errors import ConfigurationError, PortInUse
 from .hostcheck import bracketed
 from .models import ModelEntry
+from .runner import Look, Runner
 from .settings import Settings
 
 # Answers under way get twice this long to end before they are cut: Ctrl-C is to feel immediate.
@@ -54,13 +52,14 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         ConfigurationError: the address or the certificate can't be used.
     """
     app = create_app(settings)
-    runner = _Runner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    look = Look(app[HOST].headers.apply, error_response)
+    runner = Runner(app, look, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port, ssl_context=_tls(settings))
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: what can't be a name at all
             raise _bind_error(settings, error) from error
         address, port = runner.addresses[0][:2]
         # A name can stand for two addresses, and the system chooses a port for each of them.
@@ -115,70 +114,6 @@ class ServerThread:
             await self._stop.wait()
 
 
-class _Protocol(RequestHandler):
-    """Answers that aiohttp makes by itself, such as to a malformed request line, in the host's form."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if isinstance(exc, ConnectionError):
-            raise exc  # the client went away, which is its right: no traceback in the log
-        if status >= 500:
-            super().handle_error(request, status, exc, message)  # logs the cause
-            response = error_response(request, InternalError("The server failed."))
-        elif isinstance(exc, LineTooLong):
-            response = error_response(request, RequestTooLarge("The URL or a header is too long."), 431)
-        else:
-            # A client's nonsense is no reason for a traceback in the log.
-            error = BadRequest("The request is not valid HTTP.", hint="Send a request as RFC 9112 has it.")
-            response = error_response(request, error, status)
-        if request.writer.output_size:
-            raise ConnectionError("a part of an answer was sent already")
-        response.force_close()
-        return response
-
-
-class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
-
-
-class _Runner(web.AppRunner):
-    """aiohttp's runner with `_Protocol` in place of its protocol."""
-
-    __slots__ = ()
-
-    async def _make_server(self) -> web.Server:
-        plain = await super()._make_server()
-        app = self.app
-        headers = app[HOST].headers
-
-        class Request(web.Request):
-            async def _prepare_hook(self, response: web.StreamResponse) -> None:
-                await super()._prepare_hook(response)
-                if self._match_info is None:
-                    headers.apply(response.headers, response.content_type)
-
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            try:
-                return await plain.request_handler(request)
-            except web.HTTPException as error:  # raised outside the middlewares, such as 417
-                return http_exception_response(request, error)
-
-        return _Server(
-            handle,
-            request_factory=partial(app._make_request, _cls=Request),
-            loop=plain._loop,
-            **plain._kwargs,
-        )
-
-
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
@@ -193,13 +128,14 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _bind_error(settings: Settings, error: OSError) -> Exception:
-    if error.errno == errno.EADDRINUSE:
+def _bind_error(settings: Settings, error: Exception) -> Exception:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
         return PortInUse(
             f"Port {settings.port} is in use by another program.",
             hint=f"Use another with --port {settings.port + 1} (browsers keep models by port), or stop that program.",
         )
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if number in (errno.EACCES, errno.EPERM):
         return ConfigurationError(f"Port {settings.port} needs privileges.", hint="Use a port above 1023.")
     return ConfigurationError(
         f"{settings.host} is not an address of this machine.",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from ..config import ContextConfig, RuntimeConfig
+from ..config import LEAST_N_CTX, ContextConfig, RuntimeConfig
 from ..errors import InvalidOption
 from ..platform.base import Environment
 from .header import GgufHeader
@@ -28,7 +28,7 @@ def fitted_context(context: ContextConfig, header: GgufHeader) -> ContextConfig:
     changes: dict[str, Any] = {}
     if context.n_ctx is None:
         # A larger context is the caller's choice, for its memory.
-        changes["n_ctx"] = min(header.context_length or DEFAULT_N_CTX, DEFAULT_N_CTX)
+        changes["n_ctx"] = max(LEAST_N_CTX, min(header.context_length or DEFAULT_N_CTX, DEFAULT_N_CTX))
     embeds = pooling_of(header) is not None if context.embeddings is None else context.embeddings
     changes["embeddings"] = embeds
     if embeds:

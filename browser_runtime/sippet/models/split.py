@@ -59,7 +59,7 @@ async def split_model(
 
     Raises:
         InvalidModel: the file is not sound, or is a shard already.
-        InvalidOption: no limit, or both, or more shards than the format can count.
+        InvalidOption: no limit, or both, or more shards than the format can count, or one that would replace the file.
     """
     if (max_bytes is None) == (max_tensors is None) or (max_bytes or max_tensors or 0) < 1:
         raise InvalidOption("max_bytes", "Give either max_bytes or max_tensors, at least 1.")
@@ -71,20 +71,21 @@ async def split_model(
         groups.insert(0, [])
     if len(groups) >= MAX_SHARDS:
         raise InvalidOption("max_bytes", f"That would make {len(groups)} shards.", hint="Allow larger shards.")
-    stem, count, paths, done = prefix or shard_stem(source.name), len(groups), [], 0
-    for number, tensors in enumerate(groups):
+    stem, count, done = prefix or shard_stem(source.name), len(groups), 0
+    paths = [folder / shard_name(stem, number, count) for number in range(count)]
+    for path in paths:
+        _refuse_target(path, [source])
+    for number, (path, tensors) in enumerate(zip(paths, groups, strict=True)):
         keys = await _keys(source, header) if number == 0 else []
         keys += [
             _key("split.no", _UINT16, "<H", number),
             _key("split.count", _UINT16, "<H", count),
             _key("split.tensors.count", _INT32, "<i", len(header.tensors)),
         ]
-        path = folder / shard_name(stem, number, count)
         async with _replacing(path) as file:
             async for written in _write(file, keys, [(source, header, tensor) for tensor in tensors], header.alignment):
                 done += written
                 on_bytes(done)
-        paths.append(path)
     return paths
 
 
@@ -100,7 +101,9 @@ async def join_model(
 
     Raises:
         InvalidModel: a shard is missing, out of order or not sound.
+        InvalidOption: the target is one of them, or no file.
     """
+    _refuse_target(target, sources)
     headers = [await read_header(source) for source in sources]
     check_shards(headers)
     first, done = headers[0], 0
@@ -175,6 +178,18 @@ def _info(tensor: Tensor) -> bytes:
 
 def _padded(size: int, alignment: int) -> int:
     return size + -size % alignment
+
+
+def _refuse_target(path: Path, sources: Sequence[Source]) -> None:
+    """Refuse to write over what is read, or in the place of a folder or a device."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise InvalidOption("target", f"{path} is there and is no file.", hint="Write to another place.")
+    for source in sources:
+        read = getattr(source, "path", None)
+        if read is not None and path.samefile(read):
+            raise InvalidOption("target", f"{path} would replace what it is made of.", hint="Write to another place.")
 
 
 @asynccontextmanager
