@@ -28,6 +28,7 @@ from sippet.endpoints import Gateway, LocalModel
 from sippet.engines._native_params import HONOURED
 from sippet.engines.native import NativeEngine
 from sippet.errors import (
+    Cancelled,
     ContextOverflow,
     EngineCrashed,
     InvalidModel,
@@ -247,6 +248,24 @@ def test_a_cancelled_prefill_ends_after_its_batch() -> None:
             assert time.monotonic() - started < 10, "the next run waits for a batch, not for the rest of the prompt"
 
     asyncio.run(main())
+
+
+def test_a_cancelled_embedding_computes_no_further_text() -> None:
+    async def work(client: SippClient) -> None:
+        texts = ["the red circle and the blue square " * 30] * 100
+        started = time.monotonic()
+        whole = await client.embed(texts)
+        took = time.monotonic() - started
+        run = client.embed(texts)
+        await asyncio.sleep(took / 10)
+        started = time.monotonic()
+        run.cancel("enough")
+        with pytest.raises(Cancelled, match="enough"):
+            await run
+        assert (await client.embed(texts[0])).embedding == pytest.approx(whole.embeddings[-1], abs=1e-4)
+        assert time.monotonic() - started < took / 2
+
+    with_client(work, embeddings=True, pooling="mean", n_parallel=2, n_ctx=1024)
 
 
 def test_a_prompt_beyond_the_context_is_a_context_overflow() -> None:

@@ -36,6 +36,9 @@ MAX_LINE = 256 << 20
 LOG_LINES = 40
 LOG_PATIENCE = 10.0
 """Seconds that a worker whose load failed may take to end."""
+_LISTS: Mapping[CallKind, tuple[str, str]] = {"embedding": ("input", "data"), "rerank": ("documents", "results")}
+"""Operations on many texts, and the names of the texts and of what is made of them. Nothing stops the server core once
+it has them, so it gets as many at a time as it computes together: a cancel waits for these alone."""
 
 
 class NativeEngine(Engine):
@@ -169,6 +172,18 @@ class NativeEngine(Engine):
                 self._cancel(number)
 
     async def call(self, kind: CallKind, body: Mapping[str, Any]) -> dict[str, Any]:
+        if kind not in _LISTS:
+            return await self._call(kind, body)
+        given, made = _LISTS[kind]
+        texts, size = body[given], self.info.n_parallel
+        rows, tokens = [], 0
+        for start in range(0, len(texts), size):
+            found = await self._call(kind, {**body, given: texts[start : start + size]})
+            rows += [{**row, "index": start + row["index"]} for row in found[made]]
+            tokens += found["usage"]["prompt_tokens"]
+        return {made: rows, "usage": {"prompt_tokens": tokens}}
+
+    async def _call(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = await self._ask({"op": "call", "kind": kind, "body": dict(body)})
         if isinstance(found, dict) and "error" in found:
             raise request_error(found["error"])
@@ -191,9 +206,7 @@ class NativeEngine(Engine):
             await asyncio.to_thread(file.unlink, missing_ok=True)
 
     async def _slot(self, action: str, slot: int, file: Path) -> None:
-        found = await self._ask({"op": "call", "kind": action, "body": {"slot": slot, "file": file.name}})
-        if "error" in found:
-            raise request_error(found["error"])
+        await self._call(action, {"slot": slot, "file": file.name})
 
     async def close(self) -> None:
         if self._closed:
