@@ -106,9 +106,9 @@ class TextRequest:
             body["id_slot"] = slot.index
             body["cache_prompt"] = slot.own and self._target.runtime.cache.prompt_cache
         stream = engine.stream(self._kind, body, self._files)
-        if stops:
-            stream = _stops.until(stream, stops)
-        return _generic_tools.parsed(stream) if self._generic_tools else stream
+        if self._generic_tools:
+            stream = _generic_tools.parsed(stream)
+        return _stops.until(stream, stops) if stops else stream
 
 
 def texts_of(name: str, value: str | Sequence[str]) -> list[str]:
