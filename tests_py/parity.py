@@ -279,6 +279,11 @@ async def a_prompt_beyond_the_context_is_refused(client: SippClient) -> Any:
 
 
 @scenario
+async def a_text_beyond_the_context_is_not_embedded(client: SippClient) -> Any:
+    return await client.embed(["short", "many words " * 2000], endpoint=VECTORS)
+
+
+@scenario
 async def what_is_no_image_is_refused(client: SippClient) -> Any:
     parts = [{"type": "image", "image": b"no picture"}, {"type": "text", "text": "?"}]
     return await client.chat([{"role": "user", "content": parts}], **GREEDY)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
+import types
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +17,9 @@ from sippet import EngineInfo, InvalidOption, SippClient, Tool, tool_schema
 from sippet._generic_tools import parsed, rewrite
 from sippet.schema import mismatch
 from sippet.tools import Toolbox
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
 
 
 @dataclass
@@ -74,16 +79,37 @@ def test_a_function_describes_itself() -> None:
     assert parameters["properties"]["to"]["properties"] == {"city": {"type": "string"}}
 
 
+class Bookings:
+    """Book a journey."""
+
+    def __call__(self, to: Place, days: int) -> str:
+        return f"{days} days in {to.city}"
+
+
+def test_callables_of_other_kinds_describe_themselves_too() -> None:
+    short = functools.partial(travel, days=2)
+    for function, name, needed in ((Bookings(), "Bookings", ["to", "days"]), (short, "travel", ["to"])):
+        described = tool_schema(function)["function"]
+        assert (described["name"], described["description"]) == (name, "Book a journey.")
+        assert list(described["parameters"]["properties"]) == described["parameters"]["required"] == needed
+    box = Toolbox([Bookings(), short])
+    assert asyncio.run(box.call("Bookings", '{"to": {"city": "Rome"}, "days": 3}')) == "3 days in Rome"
+    assert asyncio.run(box.call("travel", '{"to": {"city": "Rome"}}')) == '{"to": {"city": "Rome"}, "days": 2}'
+
+
 def test_what_a_model_could_not_call_is_refused() -> None:
     def many(*args: int) -> None: ...
 
     def typed(x: object) -> None: ...
 
-    for function, why in ((many, "args"), (typed, "type of x"), (lambda x: x, "name")):
+    def unknown(x: Missing) -> None: ...  # type: ignore[name-defined] # noqa: F821
+
+    wrong = (many, "args"), (typed, "type of x"), (lambda x: x, "name"), (unknown, "Missing"), (range, "signature")
+    for function, why in wrong:
         with pytest.raises(InvalidOption, match=why) as caught:
             tool_schema(function)
         assert caught.value.option == "tools"
-    for tools in ([], [weather, weather], [5]):
+    for tools in ([], [weather, weather], [5], None, 5, "weather", weather):
         with pytest.raises(InvalidOption):
             Toolbox(tools)  # type: ignore[arg-type]
 
@@ -104,6 +130,37 @@ def test_what_a_model_could_not_call_is_refused() -> None:
 def test_a_call_tells_the_model_what_came_of_it(name: str, arguments: str, told: str) -> None:
     box = Toolbox([weather, travel, fails])
     assert asyncio.run(box.call(name, arguments)) == told
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({(1, 2): 3}, '{"error": "TypeError: keys must be'),
+        (CIRCLE, '{"error": "ValueError: Circular'),
+        ("half \ud800", "half ?"),
+        (types.MappingProxyType({"a": {1}}), '{"a": [1]}'),
+    ],
+)
+def test_a_result_without_json_is_told_as_an_error(result: Any, told: str) -> None:
+    tool = Tool(tool_schema(fails), lambda x: result)
+    assert asyncio.run(Toolbox([tool]).call("fails", '{"x": 1}')).startswith(told)
+
+
+@pytest.mark.parametrize("schema", [None, {}, {"type": "function"}, {"type": "web_search"}, {"function": {"name": ""}}])
+def test_a_tool_without_a_function_is_refused(schema: Any) -> None:
+    with pytest.raises(InvalidOption, match="function"):
+        Tool(schema, fails)
+    with pytest.raises(InvalidOption, match="call"):
+        Tool(tool_schema(fails), None)  # type: ignore[arg-type]
+
+
+def test_a_call_that_was_broken_once_is_told_as_it_was() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"place": '}}
+    messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    messages.append({"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "broken"}]})
+    _, told, result = rewrite({"messages": messages, "tools": [tool_schema(weather)]})["messages"][1:]
+    assert json.loads(told["content"]) == {"tool_call": {"name": "weather", "arguments": '{"place": '}}
+    assert result["content"] == "The function returned: broken"
 
 
 def test_a_tool_with_a_schema_of_its_own() -> None:
@@ -346,6 +403,7 @@ def test_an_answer_in_words_that_is_cut_off_is_told_without_its_json(written: st
 def test_an_answer_in_words_ends_at_a_stop_text_or_a_cancel() -> None:
     async def main() -> None:
         wrote = ['{"response": "On', "e\\n", "two.", " three"]
+
         def script(body: Any) -> Any:
             return [*map(delta, wrote), asyncio.get_running_loop().create_future()]
 

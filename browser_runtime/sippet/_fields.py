@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ._json import is_text
 from .errors import InvalidOption
 
 Backend = Literal["wasm", "native", "remote"]
@@ -42,7 +43,7 @@ def option(
         doc: one sentence on its effect.
         default: the value when it isn't given; ``None`` leaves the choice to the model or the engine.
         factory: makes the default, for mutable ones.
-        low, high: inclusive limits of a number, or of a sequence's every number.
+        low, high: inclusive limits of a number, or of every number in a sequence or mapping.
         unit: the unit of a number ("tokens", "seconds").
         backends: the backends that honour it; the others refuse it by name.
         wire: its name in llama-server's JSON where that differs.
@@ -85,6 +86,19 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cls(**values)
 
 
+def check_text(name: str, value: Any) -> str:
+    """An argument that must be a text.
+
+    Raises:
+        InvalidOption: it is something else, or has half of a character.
+    """
+    if not isinstance(value, str):
+        raise InvalidOption(name, f"{name} must be a string, not {type(value).__name__}.")
+    if not is_text(value):
+        raise InvalidOption(name, f"{name} has half of a character (a lone surrogate).", hint="Give whole characters.")
+    return value
+
+
 def given(group: Any) -> dict[str, Any]:
     """The fields that differ from their defaults, by name."""
     found = {}
@@ -108,7 +122,7 @@ def describe(hint: Any) -> str:
     if origin in (list, tuple, Sequence, typing.Sequence) and args:
         return f"a list of {describe(args[0])}"
     if origin is not None and issubclass(origin, Mapping):
-        return "a mapping"
+        return "a mapping" if args[1] is Any else f"a mapping of {describe(args[0])} to {describe(args[1])}"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -149,10 +163,13 @@ def _matches(value: Any, hint: Any) -> bool:
 
 def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     low, high, unit = metadata.get("low"), metadata.get("high"), metadata.get("unit", "")
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        for item in value:
-            _check_range(name, item, metadata)
+    if isinstance(value, (Mapping, Sequence)) and not isinstance(value, (str, bytes)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            if isinstance(item, (str, int, float)):  # what is nested deeper is checked by whoever knows what it means
+                _check_range(name, item, metadata)
         return
+    if isinstance(value, str):
+        check_text(name, value)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     if math.isnan(value) or math.isinf(value):

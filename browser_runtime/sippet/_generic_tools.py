@@ -160,12 +160,25 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message that any template can render."""
     if message.get("tool_calls"):
         functions = [call["function"] for call in message["tool_calls"]]
-        calls = [{"name": f["name"], "arguments": _json.loads(f["arguments"] or "{}")} for f in functions]
+        calls = [{"name": f["name"], "arguments": _arguments(f["arguments"])} for f in functions]
         said = {"tool_calls": calls} if len(calls) > 1 else {"tool_call": calls[0]}
         return {"role": "assistant", "content": json.dumps(said, ensure_ascii=False)}
     if message["role"] == "tool":
-        return {"role": "user", "content": f"{message.get('name', 'The function')} returned: {message['content']}"}
+        name = message.get("name", "The function")
+        return {"role": "user", "content": f"{name} returned: {_text(message['content'])}"}
     return dict(message)
+
+
+def _arguments(written: str) -> Any:
+    """Arguments as a model wrote them once: JSON, most of the time."""
+    try:
+        return _json.loads(written or "{}")
+    except ValueError:
+        return written
+
+
+def _text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    return content if isinstance(content, str) else "".join(str(part.get("text") or "") for part in content)
 
 
 def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:

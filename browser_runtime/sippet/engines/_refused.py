@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import InvalidOption
 
-_SIGNS = (("schema", "json_schema"), ("grammar", "grammar"))
+_SIGNS = (("schema", "json_schema"), ("grammar", "grammar"), ("messages", "messages"), ("content[]", "messages"))
+_FIELD = re.compile(r"Field '(\w+)'")
 
 
 def refused(reason: str) -> InvalidOption:
@@ -13,6 +16,7 @@ def refused(reason: str) -> InvalidOption:
     Args:
         reason: what llama.cpp said.
     """
-    option = next((name for sign, name in _SIGNS if sign in reason.lower()), "request")
+    field = _FIELD.search(reason)
+    option = field[1] if field else next((name for sign, name in _SIGNS if sign in reason.lower()), "request")
     hint = "Change the request." if option == "request" else f"Change {option}."
     return InvalidOption(option, f"The engine refused the request: {reason.rstrip('.')}.", hint=hint)

@@ -22,6 +22,7 @@ from ..errors import (
 from ..models.pairing import POOLING
 from ._host import HostError
 from ._hosted import STREAMED, HostedEngine, ModelFiles
+from ._overflow import is_overflow
 from ._refused import refused
 from .base import CallKind, EngineInfo, StreamKind
 from .wasm import WasmPlan
@@ -137,8 +138,9 @@ def _info(info: Mapping[str, Any], threads: int, plan: WasmPlan) -> EngineInfo:
 def _error(error: HostError) -> SippError:
     if error.crashed:
         return error.to_crash()
-    if error.code in _ERRORS:
-        cls, hint = _ERRORS[error.code]
+    code = "context_exceeded" if is_overflow(error.message) else error.code
+    if code in _ERRORS:
+        cls, hint = _ERRORS[code]
         details = {"log": error.log, "reason": "engine"} if issubclass(cls, InvalidModel) else {"log": error.log}
         return cls(f"The engine says: {error.message}.", hint=hint, details=details)
     return refused(error.message)

@@ -25,6 +25,7 @@ from ..models.pairing import POOLING
 from . import _glue
 from ._host import HostError
 from ._hosted import STREAMED, HostedEngine, ModelFiles
+from ._overflow import is_overflow
 from ._refused import refused
 from .base import CallKind, EngineInfo, StreamKind
 from .wasm import WasmPlan
@@ -294,7 +295,7 @@ def _load_error(log: list[str]) -> SippError:
 def _request_error(content: Mapping[str, Any]) -> SippError:
     error = content.get("error", content)
     message = str(error.get("message", error))
-    if error.get("type") == "exceed_context_size_error" or "context size" in message:
+    if error.get("type") == "exceed_context_size_error" or "context size" in message or is_overflow(message):
         return ContextOverflow(message, details={k: error[k] for k in ("n_prompt_tokens", "n_ctx") if k in error})
     if error.get("type") == "invalid_request_error":
         return refused(message)
