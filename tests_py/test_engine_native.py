@@ -299,6 +299,13 @@ def test_a_chat_model_can_embed_when_loaded_for_it() -> None:
     with_client(work, embeddings=True, pooling="mean")
 
 
+@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_can_not_be_read_is_named(template: str) -> None:
+    with pytest.raises(InvalidOption, match=r"chat_template: [A-Z]") as caught:
+        with_client(lambda client: asyncio.sleep(0), chat_template=template)
+    assert caught.value.option == "chat_template"
+
+
 def test_what_the_model_can_not_do_is_refused() -> None:
     async def work(client: SippClient) -> None:
         with pytest.raises(UnsupportedOperation):

@@ -24,10 +24,11 @@ from typing import Any
 from .. import _json
 from ..config import RuntimeConfig
 from ..endpoints import BackendChoice
-from ..errors import EngineCrashed, EngineError, UnsupportedEnvironment, UnsupportedOption
+from ..errors import EngineCrashed, EngineError, InvalidModel, UnsupportedEnvironment, UnsupportedOption
 from . import _native_worker
 from ._native_errors import load_error, memory_is_out, request_error
 from ._native_params import BATCH, GPU_BATCH, gpu_options, native_params
+from ._refused import not_loaded
 from .base import CallKind, Engine, EngineInfo, StreamKind
 
 MODULE = "xllamacpp"
@@ -115,8 +116,10 @@ class NativeEngine(Engine):
                     f"RuntimeConfig does not support {found['refused']} here: the model runs on the CPU.",
                     hint="Leave it out, or install an xllamacpp wheel that has this machine's GPU.",
                 )
-        except BaseException:
+        except BaseException as error:
             await engine.close()
+            if isinstance(error, InvalidModel):
+                raise not_loaded(error, config.context.chat_template) from None
             raise
         engine.info = EngineInfo(
             backend="native",

@@ -23,7 +23,7 @@ from ..models.pairing import POOLING
 from ._host import HostError
 from ._hosted import STREAMED, HostedEngine, ModelFiles
 from ._overflow import is_overflow
-from ._refused import refused
+from ._refused import not_loaded, refused
 from .base import CallKind, EngineInfo, StreamKind
 from .wasm import WasmPlan
 
@@ -54,7 +54,10 @@ class SippetEngine(HostedEngine):
         values = {"model": files.shards[0].name, **_load_values(config)}
         values |= {"mmproj": files.projector.name} if files.projector else {}
         values |= {"lora": [{"path": adapter.name, "scale": 0} for adapter in files.lora]} if files.lora else {}
-        return _info(await self._operation("load", values), threads, plan)
+        try:
+            return _info(await self._operation("load", values), threads, plan)
+        except InvalidModel as error:
+            raise not_loaded(error, config.context.chat_template) from error
 
     async def stream(
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
