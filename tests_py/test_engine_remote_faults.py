@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from sippet._remote_fields import Bearer
+from sippet._remote_fields import Bearer, Header
 from sippet.client import SippClient
 from sippet.endpoints import Gateway, Provider
 from sippet.engines import remote
@@ -487,6 +487,18 @@ def test_a_secret_that_no_header_can_carry_is_refused_without_repeating_it() -> 
     server = Server(GOOD)
     error = failure(server, authentication=Bearer(f"{SECRET}\nX-Evil: 1"))
     assert SECRET not in json.dumps(error.to_dict()) and not server.requests
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a\nb", "é", "a:", "Host", "Content-Length", "Cookie"])
+def test_a_name_that_no_header_can_have_is_refused(name: str) -> None:
+    for make, option in (
+        (lambda: Gateway("model", "https://host", headers={name: "x"}), "headers"),
+        (lambda: Gateway("model", "https://host", authentication=Header(name, SECRET)), "authentication"),
+    ):
+        with pytest.raises(InvalidOption) as caught:
+            make()
+        assert caught.value.option == option
+        assert SECRET not in str(caught.value)
 
 
 def test_secrets_in_other_headers_and_in_the_wrong_place_are_not_repeated() -> None:

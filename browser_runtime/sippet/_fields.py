@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +64,7 @@ def check(group: Any) -> None:
         if not _matches(value, hint):
             raise InvalidOption(
                 item.name,
-                f"{item.name} must be {describe(hint)}, not {_show(value) if item.repr else type(value).__name__}.",
+                f"{item.name} must be {describe(hint)}, not {show(value) if item.repr else type(value).__name__}.",
                 hint=str(item.metadata.get("doc", "")),
             )
         _check_range(item.name, value, item.metadata)
@@ -80,7 +81,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     known = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             guess = f"Did you mean {near[0]!r}?" if near else f"Known options: {', '.join(known)}."
             raise InvalidOption(str(name), f"{where} has no option {name!r}.", hint=guess)
     return cls(**values)
@@ -164,7 +165,7 @@ def _matches(value: Any, hint: Any) -> bool:
 def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     low, high, unit = metadata.get("low"), metadata.get("high"), metadata.get("unit", "")
     if isinstance(value, (Mapping, Sequence)) and not isinstance(value, (str, bytes)):
-        for item in value.values() if isinstance(value, Mapping) else value:
+        for item in [*value, *value.values()] if isinstance(value, Mapping) else value:
             if isinstance(item, (str, int, float)):  # what is nested deeper is checked by whoever knows what it means
                 _check_range(name, item, metadata)
         return
@@ -181,6 +182,10 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise InvalidOption(name, f"{name} must be {limits}{' ' + unit if unit else ''}, not {value}.")
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return f"{text[:60]}… ({type(value).__name__})" if len(text) > 60 else f"{text} ({type(value).__name__})"
+def show(value: Any) -> str:
+    """A wrong value in a message: short, whatever it is, and with its type."""
+    return f"{_SHORT.repr(value)} ({type(value).__name__})"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60

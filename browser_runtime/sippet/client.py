@@ -15,7 +15,7 @@ from ._contexts import SavedContexts
 from ._endpoint import Endpoint
 from ._endpoints import Endpoints
 from ._engines import open_engine
-from ._fields import build, check, check_text, option
+from ._fields import build, check, check_text, option, show
 from ._room import Room
 from .capabilities import refuse_unsupported
 from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
@@ -170,6 +170,8 @@ class SippClient:
             await client.add("spare", LocalModel("tiny-chat-f16"))
             await client.remove("spare")
         """
+        if id is None:
+            raise InvalidOption("id", "remove() needs an endpoint's id.")
         await self._endpoints.remove(self._find(id))
 
     def query(self, prompt: str, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
@@ -285,7 +287,7 @@ class SippClient:
         check_text("query", query)
         texts = _requests.texts_of("documents", documents)
         if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
-            raise InvalidOption("top_n", f"top_n must be a whole number from 1, not {top_n!r}.")
+            raise InvalidOption("top_n", f"top_n must be a whole number from 1, not {show(top_n)}.")
         target = self._find(endpoint, lambda info: info.engine == "remote" or info.pooling == "rank")
         if target.ref.kind == "local" and target.info.pooling != "rank":
             raise UnsupportedOperation("This model is no reranker.", hint="Add a reranking model.")
@@ -456,7 +458,7 @@ class SippClient:
             options: the fields of :class:`TextOptions`. ``tool_choice`` other than ``auto`` holds for the first step.
         """
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-            raise InvalidOption("max_steps", f"max_steps must be a whole number from 1, not {max_steps!r}.")
+            raise InvalidOption("max_steps", f"max_steps must be a whole number from 1, not {show(max_steps)}.")
         for name in ("tools", "emit_tokens"):
             if name in options:
                 raise InvalidOption(name, f"run_tools() sets {name} itself.")

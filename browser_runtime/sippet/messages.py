@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from . import _json
+from ._fields import show
 from .errors import InvalidOption
 
 Role = Literal["system", "user", "assistant", "tool", "developer"]
@@ -62,7 +63,7 @@ def _check(index: int, message: Any) -> dict[str, Any]:
     if plain.get("role") not in get_args(Role):
         raise InvalidOption(
             "messages",
-            f"messages[{index}] has the role {plain.get('role')!r}.",
+            f"messages[{index}] has the role {show(plain.get('role'))}.",
             hint=f"Roles are {', '.join(get_args(Role))}.",
         )
     calls, content = plain.get("tool_calls"), plain.get("content")

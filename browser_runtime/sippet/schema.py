@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from . import _json
+from ._fields import show
 from .errors import InvalidOption, SchemaMismatch
 
 Json = dict[str, Any]
@@ -75,7 +76,7 @@ class SchemaMaker:
         if made is None:
             raise InvalidOption(
                 "json_schema",
-                f"There is no JSON schema for {hint!r}.",
+                f"There is no JSON schema for {show(hint)}.",
                 hint="Use a mapping, a dataclass, a TypedDict, a pydantic model, or types made of str, int, float, "
                 "bool, list, dict, Literal and None.",
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from . import _json
+from ._fields import show
 from .errors import InvalidOption
 from .options import check_tool
 from .schema import SchemaMaker, build_value, mismatch
@@ -30,7 +31,7 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     whole, written, bound = _written(function)
     name = getattr(whole, "__name__", type(whole).__name__)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-        raise InvalidOption("tools", f"{function!r} has no name that a model could call.", hint="Use def.")
+        raise InvalidOption("tools", f"{show(function)} has no name that a model could call.", hint="Use def.")
     try:
         hints, signature = get_type_hints(written, include_extras=True), inspect.signature(function)
     except (NameError, TypeError, ValueError) as error:
