@@ -276,3 +276,13 @@ def test_a_browser_without_simd_is_told_so(launch: Callable[..., Browser], serve
         assert error.details["feature"] == "simd"
     finally:
         old.close()
+
+
+@pytest.mark.parametrize("engine", ["sippet", "wllama"])
+@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_can_not_be_read_is_named(tab: Tab, engine: str, template: str) -> None:
+    body = """const client = new sippet.SippClient({wasmThreading: "single-thread", engine: argument.engine});
+      const runtime = {context: {chatTemplate: argument.template}};
+      await client.add("model", {source: argument.source, runtime});"""
+    error = refusal(tab, body, {"engine": engine, "template": template, "source": TINY})
+    assert (error.code, error.details.get("option")) == ("invalid_option", "chat_template"), str(error)

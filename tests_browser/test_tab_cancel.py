@@ -98,3 +98,22 @@ def test_a_run_cancelled_before_the_busy_engine_knew_of_it_leaves_its_slot_to_th
         {"engine": engine, "source": TINY},
     )
     assert reasons == ["length", "cancelled"] * 5
+
+
+def test_after_a_cancelled_embedding_the_next_step_is_the_next_runs(recorded: Tab) -> None:
+    found = recorded.run(
+        """const runtime = {context: {embeddings: true, pooling: "mean"}};
+           await state.client.add("vectors", {source: argument.source, runtime});
+           state.events.length = 0;
+           const began = state.next("step");
+           const run = state.client.embed(Array(100).fill("the red circle"), {endpoint: "vectors"});
+           const code = run.response.catch((error) => error.code);
+           await began;
+           run.cancel("enough");
+           const next = await state.client.embed("One", {endpoint: "vectors"});
+           return {code: await code, events: state.events, next: next.dimensions};""",
+        {"source": TINY},
+    )
+    assert (found["code"], found["next"]) == ("cancelled", 128)
+    assert found["events"][: found["events"].index("cancel")].count("step") < 100, "the rest was not computed"
+    assert after_cancel(found["events"]) == ["submit", "step"]

@@ -222,6 +222,19 @@ async def texts_become_vectors(client: SippClient) -> Any:
 
 
 @scenario
+async def a_cancelled_embedding_frees_the_engine(client: SippClient) -> Any:
+    run = client.embed(["the red circle and the blue square " * 10] * 200, endpoint=VECTORS)
+    await asyncio.sleep(0.01)
+    run.cancel("enough")
+    found = []
+    try:
+        await run
+    except SippError as error:
+        found.append(error.code)
+    return [*found, (await client.embed("the red circle", endpoint=VECTORS)).embedding]
+
+
+@scenario
 async def texts_become_tokens_and_back(client: SippClient) -> Any:
     text = "The capital of France: 巴黎 🗼"
     tokens = await client.tokenize(text, endpoint=TEXT)
@@ -263,6 +276,11 @@ async def python_functions_are_called(client: SippClient) -> Any:
 @scenario
 async def a_prompt_beyond_the_context_is_refused(client: SippClient) -> Any:
     return await client.chat(ask("many words " * 2000), **GREEDY)
+
+
+@scenario
+async def a_text_beyond_the_context_is_not_embedded(client: SippClient) -> Any:
+    return await client.embed(["short", "many words " * 2000], endpoint=VECTORS)
 
 
 @scenario

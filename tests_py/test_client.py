@@ -19,6 +19,7 @@ from sippet import (
     LocalModel,
     QueueFull,
     SippClient,
+    Status,
     UnsupportedOperation,
     UnsupportedOption,
 )
@@ -310,6 +311,48 @@ def test_events_tell_what_happens() -> None:
         assert done["finish_reason"] == "stop"
         assert done["usage"].completion_tokens == 1
         assert once == []
+
+    asyncio.run(main())
+
+
+def test_every_request_starts_before_it_ends() -> None:
+    replies = {
+        "embedding": {"data": [{"index": 0, "embedding": [3.0, 4.0]}]},
+        "rerank": {"results": [{"index": 0, "relevance_score": 1.0}]},
+        "tokenize": {"tokens": [1]},
+        "detokenize": {"content": "x"},
+        "template": {"prompt": "x"},
+    }
+
+    async def main() -> None:
+        seen: list[str] = []
+        engine = says(embeds=True, pooling="rank")
+        engine.script = lambda body: [replies[engine.bodies[-1]["kind"]]]
+        with engines(engine):
+            async with SippClient() as client:
+                await client.add("it", MODEL)
+                client.subscribe(lambda event: seen.append(event.type))
+                for work in (
+                    lambda: client.embed("x"), lambda: client.rerank("x", ["y"]), lambda: client.tokenize("x"),
+                    lambda: client.detokenize([1]), lambda: client.apply_template(HELLO),
+                ):  # fmt: skip
+                    await work()
+                    await settled()
+                    assert seen == ["request_started", "request_completed"]
+                    seen.clear()
+
+    asyncio.run(main())
+
+
+def test_a_failed_add_is_told_to_those_who_subscribed() -> None:
+    async def main() -> None:
+        statuses: list[Any] = []
+        with engines(InvalidModel("Broken.", hint="Take another.")):
+            async with SippClient() as client:
+                client.subscribe(lambda event: statuses.append((event.endpoint, event.data.get("status"))))
+                with pytest.raises(InvalidModel):
+                    await client.add("it", MODEL)
+        assert ("it", Status("error", "Broken. Take another.")) in statuses
 
     asyncio.run(main())
 

@@ -33,7 +33,7 @@ MIRRORED: dict[str, tuple[type, set[str], set[str]]] = {
     for name in (
         "ClientOptions", "SamplingOptions", "EmbedOptions", "ContextConfig", "SchedulerConfig", "CacheConfig",
         "PlacementConfig", "MultimodalConfig", "ResidencyConfig", "ObservabilityConfig", "RuntimeConfig",
-        "EngineInfo", "EndpointRef", "Status", "ChatMessage", "Usage", "Timings", "TokenLogprob", "TextResult",
+        "EngineInfo", "EndpointRef", "Status", "Usage", "Timings", "TokenLogprob", "TextResult",
         "TokenBatch", "EmbedResult", "RankedDocument", "RerankResult", "ToolsResult",
     )
 }  # fmt: skip
@@ -43,6 +43,8 @@ MIRRORED |= {
     "Gateway": (sippet.Gateway, {"kind"}, {item.name for item in dataclasses.fields(RemoteFields)}),
     "Provider": (sippet.Provider, {"kind"}, {item.name for item in dataclasses.fields(RemoteFields)}),
     "TextOptions": (sippet.TextOptions, set(), {item.name for item in dataclasses.fields(sippet.SamplingOptions)}),
+    # A message is handed on as it is, with the names of OpenAI's API.
+    "ChatMessage": (sippet.ChatMessage, {"tool_calls", "tool_call_id"}, {"tool_calls", "tool_call_id"}),
     "Environment": (Environment, set(), set()),
 }
 

@@ -28,6 +28,7 @@ from sippet.endpoints import Gateway, LocalModel
 from sippet.engines._native_params import HONOURED
 from sippet.engines.native import NativeEngine
 from sippet.errors import (
+    Cancelled,
     ContextOverflow,
     EngineCrashed,
     InvalidModel,
@@ -249,6 +250,24 @@ def test_a_cancelled_prefill_ends_after_its_batch() -> None:
     asyncio.run(main())
 
 
+def test_a_cancelled_embedding_computes_no_further_text() -> None:
+    async def work(client: SippClient) -> None:
+        texts = ["the red circle and the blue square " * 30] * 100
+        started = time.monotonic()
+        whole = await client.embed(texts)
+        took = time.monotonic() - started
+        run = client.embed(texts)
+        await asyncio.sleep(took / 10)
+        started = time.monotonic()
+        run.cancel("enough")
+        with pytest.raises(Cancelled, match="enough"):
+            await run
+        assert (await client.embed(texts[0])).embedding == pytest.approx(whole.embeddings[-1], abs=1e-4)
+        assert time.monotonic() - started < took / 2
+
+    with_client(work, embeddings=True, pooling="mean", n_parallel=2, n_ctx=1024)
+
+
 def test_a_prompt_beyond_the_context_is_a_context_overflow() -> None:
     async def work(client: SippClient) -> None:
         with pytest.raises(ContextOverflow) as caught:
@@ -278,6 +297,13 @@ def test_a_chat_model_can_embed_when_loaded_for_it() -> None:
         assert sum(a * b for a, b in zip(first, other, strict=True)) < 0.999
 
     with_client(work, embeddings=True, pooling="mean")
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_can_not_be_read_is_named(template: str) -> None:
+    with pytest.raises(InvalidOption, match=r"chat_template: [A-Z]") as caught:
+        with_client(lambda client: asyncio.sleep(0), chat_template=template)
+    assert caught.value.option == "chat_template"
 
 
 def test_what_the_model_can_not_do_is_refused() -> None:

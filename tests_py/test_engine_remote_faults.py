@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from sippet._remote_fields import Bearer
+from sippet._remote_fields import Bearer, Header
 from sippet.client import SippClient
 from sippet.endpoints import Gateway, Provider
 from sippet.engines import remote
 from sippet.errors import (
     AuthenticationFailed,
+    ContextOverflow,
     InvalidOption,
     ModelNotFound,
     RateLimited,
@@ -157,6 +158,143 @@ def test_an_event_of_several_data_lines_is_one() -> None:
 
 def test_a_stream_without_an_end_mark_ends_with_its_finish_reason() -> None:
     assert run(Server(chunk("Hi", "length"))).finish_reason == "length"
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+END = chunk("", "stop") + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"choices": [None]}, {"choices": 5}, {"choices": {"a": 1}}, {"choices": [{"delta": 5}]},
+        {"choices": [{"delta": {"content": 5}}]}, {"choices": [{"delta": {"content": [5]}}]},
+        {"choices": [{"delta": {"content": {"text": "x"}}}]}, {"choices": [{"finish_reason": {}}]},
+        {"choices": [{"delta": {"tool_calls": [None]}}]}, {"choices": [{"delta": {"tool_calls": 5}}]},
+        {"choices": [{"delta": {"tool_calls": [{"index": "0"}]}}]},
+        {"choices": [{"delta": {"tool_calls": [{"function": "f"}]}}]},
+        {"choices": [{"delta": {"tool_calls": [{"function": {"name": 5}}]}}]},
+        {"choices": [{"logprobs": {"content": [{}]}}]}, {"choices": [{"logprobs": {"tokens": ["a"]}}]},
+        {"choices": [{"logprobs": {"content": [{"token": "a", "logprob": "b"}]}}]},
+        {"choices": [], "usage": {"prompt_tokens": "many"}}, {"choices": [], "usage": []},
+        {"choices": [], "timings": {"prompt_ms": "long"}},
+    ],
+)  # fmt: skip
+def test_a_chunk_of_another_shape_is_told(wrong: Any) -> None:
+    for server in (Server(chunk("a") + event(**wrong) + END), Server(lambda _: web.json_response(wrong))):
+        error = failure(server)
+        assert (type(error), error.details["reason"]) == (RemoteError, "protocol")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"type": "message_start", "message": 5}, {"type": "content_block_start", "content_block": [1]},
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": 5}},
+        {"type": "content_block_start", "content_block": {"type": "tool_use", "name": 5}},
+        {"type": "message_delta", "delta": {"stop_reason": {}}}, {"type": ["x"], "delta": {}},
+    ],
+)  # fmt: skip
+def test_an_event_of_another_shape_of_anthropics_is_told(wrong: Any) -> None:
+    good = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    try:
+        assert run(Server(event(**wrong) + event(**good)), make=anthropic).finish_reason == "stop"
+    except RemoteError as error:
+        assert error.details["reason"] == "protocol"
+
+
+def test_a_content_may_come_in_parts() -> None:
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    assert run(Server(event(choices=[{"delta": {"content": parts}}]) + END)).text == "Hello"
+
+
+def test_log_probabilities_of_a_raw_prompt_are_read_in_the_older_way_too() -> None:
+    old = {"tokens": ["a", "b"], "token_logprobs": [None, -0.5], "top_logprobs": [None, {"c": -2.0, "b": -0.5}]}
+    piece = event(choices=[{"text": "ab", "logprobs": old}]) + event(choices=[{"text": "", "finish_reason": "stop"}])
+
+    async def main() -> None:
+        async with Server(piece).running() as url, SippClient() as client:
+            await client.add("it", Gateway("model", url))
+            (entry,) = (await client.query("x", logprobs=2)).logprobs
+            assert (entry.token, entry.logprob, entry.top) == ("b", -0.5, [("b", -0.5), ("c", -2.0)])
+
+    asyncio.run(main())
+
+
+VECTOR = {"index": 0, "embedding": [0.6, 0.8]}
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "answers"),
+    [
+        (
+            "embed",
+            [["a", "b"]],
+            [
+                {}, {"data": []}, {"data": [VECTOR]}, {"data": [VECTOR, VECTOR]}, {"data": [None, VECTOR]}, {"data": 5},
+                {"data": [VECTOR, {"index": 5, "embedding": [1]}]}, {"data": [VECTOR, {"index": 1, "embedding": [1]}]},
+                {"data": [{**VECTOR, "embedding": "zcxMPw=="}] * 2}, {"data": [{**VECTOR, "embedding": [None]}] * 2},
+                {"data": [VECTOR, {"index": 1, "embedding": [1, 2]}], "usage": 5},
+                {"data": [{"index": n, "embedding": []} for n in range(2)]},
+            ],
+        ),
+        (
+            "rerank",
+            ["a", ["b"]],
+            [
+                {}, {"results": []}, {"results": [{"index": 0}]}, {"results": [{"index": 1, "relevance_score": 1}]},
+                {"results": [None]}, {"results": [{"index": 0, "relevance_score": "high"}]},
+            ],
+        ),
+        ("tokenize", ["a"], [{}, {"tokens": None}, {"tokens": ["x"]}, {"tokens": 5}]),
+        ("detokenize", [[1]], [{}, {"content": 5}]),
+        ("apply_template", [HELLO], [{}, {"prompt": None}]),
+    ],
+)  # fmt: skip
+def test_an_answer_without_what_was_asked_for_is_told(operation: str, arguments: Any, answers: Any) -> None:
+    async def main(answer: Any) -> None:
+        async with Server(lambda _: web.json_response(answer)).running() as url, SippClient() as client:
+            await client.add("it", Gateway("model", url, server="llama.cpp"))
+            with pytest.raises(RemoteError) as caught:
+                await getattr(client, operation)(*arguments)
+            assert caught.value.details["reason"] == "protocol", answer
+
+    for answer in answers:
+        asyncio.run(main(answer))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"code": "context_length_exceeded", "message": "too long"}),
+        (
+            400,
+            {
+                "type": "BadRequestError",
+                "code": 400,
+                "message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens "
+                "(4900 in the messages, 100 in the completion). Please reduce the length of the messages.",
+            },
+        ),
+        (400, {"message": "The decoder prompt (length 5000) is longer than the maximum model length of 4096."}),
+        (400, {"type": "invalid_request_error", "message": "prompt is too long: 209000 tokens > 200000 maximum"}),
+        (
+            400,
+            {
+                "type": "invalid_request_error",
+                "message": "input length and `max_tokens` exceed context limit: 199000 + 4096 > 200000, decrease "
+                "input length or `max_tokens` and try again",
+            },
+        ),
+        (500, {"type": "server_error", "message": "input (900 tokens) is too large to process. increase the physical "
+               "batch size (current batch size: 512)"}),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_is_too_long_is_told_in_many_words(status: int, error: Any) -> None:
+    assert isinstance(failure(Server(refuses(status, error)), retries=0), ContextOverflow)
 
 
 def test_a_cut_stream_is_unavailable_and_not_sent_again() -> None:
@@ -349,6 +487,18 @@ def test_a_secret_that_no_header_can_carry_is_refused_without_repeating_it() -> 
     server = Server(GOOD)
     error = failure(server, authentication=Bearer(f"{SECRET}\nX-Evil: 1"))
     assert SECRET not in json.dumps(error.to_dict()) and not server.requests
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a\nb", "é", "a:", "Host", "Content-Length", "Cookie"])
+def test_a_name_that_no_header_can_have_is_refused(name: str) -> None:
+    for make, option in (
+        (lambda: Gateway("model", "https://host", headers={name: "x"}), "headers"),
+        (lambda: Gateway("model", "https://host", authentication=Header(name, SECRET)), "authentication"),
+    ):
+        with pytest.raises(InvalidOption) as caught:
+            make()
+        assert caught.value.option == option
+        assert SECRET not in str(caught.value)
 
 
 def test_secrets_in_other_headers_and_in_the_wrong_place_are_not_repeated() -> None:

@@ -1,6 +1,9 @@
+import copy
 import json
+import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sippet import errors
@@ -51,6 +54,17 @@ def test_an_error_survives_the_way_to_javascript_and_back(cls: type[SippError]) 
     assert (again.message, again.hint, again.details) == ("It broke.", "Mend it.", {"option": "x", "n": 1})
     assert data["cause"] == "ValueError: why"
     assert str(again) == "It broke. Mend it."
+
+
+@pytest.mark.parametrize("cls", ERRORS.values())
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_an_error_can_be_copied_and_pickled(cls: type[SippError], way: Any) -> None:
+    details = {"option": "a", "b": [1]}
+    error = from_dict({"code": cls.code, "message": "It broke.", "hint": "Mend it.", "details": details})
+    again = way(error)
+    assert type(again) is cls
+    assert (again.to_dict(), again.args, str(again)) == (error.to_dict(), error.args, str(error))
+    assert getattr(again, "option", "a") == "a"
 
 
 def test_an_unknown_code_becomes_the_root() -> None:

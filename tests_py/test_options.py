@@ -25,6 +25,8 @@ SOUND: dict[str, Any] = {
     "dry_penalty_last_n": -1, "dry_sequence_breakers": ["\n"], "mirostat": 2, "mirostat_tau": 5.0,
     "mirostat_eta": 0.1, "min_keep": 1, "ignore_eos": True,
 }  # fmt: skip
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
 NOT_SENT = {"emit_tokens", "context_key", "media", "json_schema"}
 """What the client itself acts on."""
 
@@ -56,6 +58,12 @@ def test_an_unknown_option_is_named_with_the_nearest_one() -> None:
         ("logit_bias", {5: 1.0}), ("logprobs", 0), ("logprobs", True), ("emit_tokens", 1), ("context_key", ""),
         ("context_key", 7), ("samplers", ["temprature"]), ("samplers", "top_k"), ("tools", {}), ("tool_choice", "any"),
         ("media", b"bytes"), ("lora", [1]), ("mirostat", 3), ("grammar", 1),
+        ("max_tokens", 2**31), ("logit_bias", {"5": 1e9}), ("logit_bias", {"5": float("nan")}), ("stop", "\ud800"),
+        ("lora", {0: float("inf")}), ("grammar", "\udfff"), ("tools", [{"type": "function"}]), ("tools", [{}]),
+        ("tools", [{"type": "function", "function": {"name": 5}}]), ("tools", [{"function": {"name": "\ud800"}}]),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": []}}]),
+        ("endpoint_options", {"a": float("nan")}), ("template_kwargs", {"a": {(1, 2): 3}}),
+        ("template_kwargs", {"a": CIRCLE}),
         ("template_kwargs", {"a": object}), ("endpoint_options", {"a": b""}),
     ],
 )  # fmt: skip
@@ -125,6 +133,26 @@ def test_a_request_without_options_asks_for_nothing() -> None:
 def test_the_request_wins_over_the_model() -> None:
     body = to_body(TextOptions(temperature=0.5), SamplingOptions(temperature=1.0, top_k=3))
     assert body == {"temperature": 0.5, "top_k": 3}
+
+
+def test_a_request_can_turn_off_what_the_model_turns_on() -> None:
+    on = SamplingOptions(ignore_eos=True)
+    assert to_body(TextOptions(), on) == {"ignore_eos": True}
+    assert to_body(TextOptions(ignore_eos=False), on) == {"ignore_eos": False}
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {"type": "function"}, {"type": "function", "function": {"name": "g"}}, {"function": 5}, "required"]
+)
+def test_a_choice_that_names_no_tool_is_refused(choice: Any) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        TextOptions(tools=None if choice == "required" else SOUND["tools"], tool_choice=choice)
+    assert caught.value.option == "tool_choice"
+
+
+def test_keys_of_a_bias_are_texts_as_the_message_says() -> None:
+    with pytest.raises(InvalidOption, match="a mapping of a string to a number"):
+        TextOptions(logit_bias={5: 1.0})  # type: ignore[dict-item]
 
 
 def test_logprobs_are_spelt_as_each_operation_does() -> None:

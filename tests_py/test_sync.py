@@ -16,6 +16,7 @@ from sippet import client, runs, sync
 from sippet.endpoints import LocalModel
 from sippet.errors import ClientClosed, InvalidOption, ModelNotFound, UsageError
 from sippet.events import ClientEvent
+from sippet.models.store import ModelStore
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 ENDLESS: dict[str, Any] = {"grammar": 'root ::= "a" root', "emit_tokens": True}
@@ -33,7 +34,10 @@ def public(cls: type) -> dict[str, Any]:
     return {name: item for name, item in inspect.getmembers_static(cls) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("blocking", "awaited"), [(sync.SippClient, client.SippClient), (sync.TextRun, runs.TextRun)])
+@pytest.mark.parametrize(
+    ("blocking", "awaited"),
+    [(sync.SippClient, client.SippClient), (sync.TextRun, runs.TextRun), (sync.Run, runs.Run)],
+)
 def test_both_have_the_same_members_and_signatures(blocking: type, awaited: type) -> None:
     ours, theirs = public(blocking), public(awaited)
     ours.pop("options", None)  # an attribute there
@@ -46,6 +50,19 @@ def test_both_have_the_same_members_and_signatures(blocking: type, awaited: type
         assert [(p.name, p.kind, p.default) for p in here] == [(p.name, p.kind, p.default) for p in there], name
         if not any("Run" in str(p.annotation) for p in there):
             assert [p.annotation for p in here] == [p.annotation for p in there], name
+
+
+def test_the_models_have_the_same_members() -> None:
+    # What `install` and `open` give is awaited itself.
+    assert public(sync.Models).keys() == public(ModelStore).keys() - {"install", "open"}
+
+
+def test_models_are_asked_about(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIPPET_CACHE", str(tmp_path))
+    with sync.SippClient() as found:
+        assert found.models.remove_unfinished() == 0
+        assert found.models.memory_limit().nbytes > 0
+        assert isinstance(found.models.persist(), bool)
 
 
 def test_a_call_waits_for_its_answer(chatting: sync.SippClient) -> None:

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import json
+import types
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from scripted_engine import HELLO, MODEL, ScriptedEngine, answer, engines
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scripted_engine import HELLO, MODEL, ScriptedEngine, answer, delta, engines
 from sippet import EngineInfo, InvalidOption, SippClient, Tool, tool_schema
-from sippet._generic_tools import rewrite
+from sippet._generic_tools import parsed, rewrite
 from sippet.schema import mismatch
 from sippet.tools import Toolbox
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
 
 
 @dataclass
@@ -70,16 +79,37 @@ def test_a_function_describes_itself() -> None:
     assert parameters["properties"]["to"]["properties"] == {"city": {"type": "string"}}
 
 
+class Bookings:
+    """Book a journey."""
+
+    def __call__(self, to: Place, days: int) -> str:
+        return f"{days} days in {to.city}"
+
+
+def test_callables_of_other_kinds_describe_themselves_too() -> None:
+    short = functools.partial(travel, days=2)
+    for function, name, needed in ((Bookings(), "Bookings", ["to", "days"]), (short, "travel", ["to"])):
+        described = tool_schema(function)["function"]
+        assert (described["name"], described["description"]) == (name, "Book a journey.")
+        assert list(described["parameters"]["properties"]) == described["parameters"]["required"] == needed
+    box = Toolbox([Bookings(), short])
+    assert asyncio.run(box.call("Bookings", '{"to": {"city": "Rome"}, "days": 3}')) == "3 days in Rome"
+    assert asyncio.run(box.call("travel", '{"to": {"city": "Rome"}}')) == '{"to": {"city": "Rome"}, "days": 2}'
+
+
 def test_what_a_model_could_not_call_is_refused() -> None:
     def many(*args: int) -> None: ...
 
     def typed(x: object) -> None: ...
 
-    for function, why in ((many, "args"), (typed, "type of x"), (lambda x: x, "name")):
+    def unknown(x: Missing) -> None: ...  # type: ignore[name-defined] # noqa: F821
+
+    wrong = (many, "args"), (typed, "type of x"), (lambda x: x, "name"), (unknown, "Missing"), (range, "signature")
+    for function, why in wrong:
         with pytest.raises(InvalidOption, match=why) as caught:
             tool_schema(function)
         assert caught.value.option == "tools"
-    for tools in ([], [weather, weather], [5]):
+    for tools in ([], [weather, weather], [5], None, 5, "weather", weather):
         with pytest.raises(InvalidOption):
             Toolbox(tools)  # type: ignore[arg-type]
 
@@ -102,6 +132,37 @@ def test_a_call_tells_the_model_what_came_of_it(name: str, arguments: str, told:
     assert asyncio.run(box.call(name, arguments)) == told
 
 
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({(1, 2): 3}, '{"error": "TypeError: keys must be'),
+        (CIRCLE, '{"error": "ValueError: Circular'),
+        ("half \ud800", "half ?"),
+        (types.MappingProxyType({"a": {1}}), '{"a": [1]}'),
+    ],
+)
+def test_a_result_without_json_is_told_as_an_error(result: Any, told: str) -> None:
+    tool = Tool(tool_schema(fails), lambda x: result)
+    assert asyncio.run(Toolbox([tool]).call("fails", '{"x": 1}')).startswith(told)
+
+
+@pytest.mark.parametrize("schema", [None, {}, {"type": "function"}, {"type": "web_search"}, {"function": {"name": ""}}])
+def test_a_tool_without_a_function_is_refused(schema: Any) -> None:
+    with pytest.raises(InvalidOption, match="function"):
+        Tool(schema, fails)
+    with pytest.raises(InvalidOption, match="call"):
+        Tool(tool_schema(fails), None)  # type: ignore[arg-type]
+
+
+def test_a_call_that_was_broken_once_is_told_as_it_was() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": '{"place": '}}
+    messages = [*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    messages.append({"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "broken"}]})
+    _, told, result = rewrite({"messages": messages, "tools": [tool_schema(weather)]})["messages"][1:]
+    assert json.loads(told["content"]) == {"tool_call": {"name": "weather", "arguments": '{"place": '}}
+    assert result["content"] == "The function returned: broken"
+
+
 def test_a_tool_with_a_schema_of_its_own() -> None:
     schema = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     assert (
@@ -118,9 +179,16 @@ def calls(*requests: tuple[str, str], identity: str = "c") -> list[dict[str, Any
     return [{"choices": [{"delta": {"tool_calls": parts}, "finish_reason": "tool_calls"}]}]
 
 
+def templated(template: str) -> EngineInfo:
+    return EngineInfo("wasm", "cpu", engine="wllama", metadata={"tokenizer.chat_template": template})
+
+
+GENERIC = templated("none")
+"""A model whose chat template knows no tools."""
+
+
 def loop(script: Any, template: str = "has tools", **options: Any) -> tuple[Any, ScriptedEngine]:
-    info = EngineInfo("wasm", "cpu", engine="wllama", metadata={"tokenizer.chat_template": template})
-    engine = ScriptedEngine(script, info)
+    engine = ScriptedEngine(script, templated(template))
 
     async def main() -> Any:
         with engines(engine):
@@ -272,9 +340,89 @@ def test_a_parameter_that_contains_itself_is_described_and_built() -> None:
     assert mismatch({"tool_call": {**call, "arguments": wrong}}, rewritten)
 
 
-def test_a_cut_off_answer_in_words_is_shown_as_it_is() -> None:
-    result, _ = loop(lambda body: answer('{"respon', finish="length"), template="none")
-    assert (result.text, result.finish_reason) == ('{"respon', "length")
+def cut(text: str, places: list[int]) -> list[str]:
+    """The text in pieces."""
+    ends = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
+    return [text[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def said_in_words(pieces: list[str], finish: str = "stop") -> tuple[str, str]:
+    """The text and the end of an answer that a model wrote in the JSON of generic tools."""
+
+    async def main() -> tuple[str, str]:
+        async def written() -> AsyncGenerator[dict[str, Any], None]:
+            for chunk in answer(*pieces, finish=finish):
+                yield chunk
+
+        found = [chunk["choices"][0] async for chunk in parsed(written()) if chunk["choices"]]
+        return "".join(choice["delta"]["content"] for choice in found), found[-1]["finish_reason"]
+
+    return asyncio.run(main())
+
+
+@given(
+    text=st.text(st.characters() | st.sampled_from('\n\t"\\/u🙂é\ud83d\ude00')),
+    ascii=st.booleans(),
+    spaces=st.sampled_from(["", " ", "\n  "]),
+    places=st.lists(st.integers(0, 999)),
+)
+@example(text="\ud83d🙂", ascii=True, spaces="", places=[*range(60)])
+def test_a_text_is_read_out_of_its_json_however_that_is_cut(
+    text: str, ascii: bool, spaces: str, places: list[int]
+) -> None:
+    encoded = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # what can be told of it
+    written = json.dumps(text if ascii else encoded, ensure_ascii=ascii)
+    whole = f'{{{spaces}"response"{spaces}:{spaces}{written}{spaces}}}'
+    assert said_in_words(cut(whole, places)) == (encoded, "stop")
+    for end in places[:3]:
+        told, reason = said_in_words(cut(whole[: end % len(whole)], places), "length")
+        assert encoded.startswith(told.rstrip("\ufffd") if ascii else told)
+        assert reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ('{"respon', ""),
+        ('{"response": "He said \\"', 'He said "'),
+        ('{"response": "a \\', "a "),
+        ('{"response": "a \\ud83d\\ude0', "a "),
+        ('{"response": "\\ud83d\\ude00', "\U0001f600"),
+        ('{"tool_call": {"name": "weather", "argu', ""),
+    ],
+)
+def test_an_answer_in_words_that_is_cut_off_is_told_without_its_json(written: str, told: str) -> None:
+    assert said_in_words(list(written), "length") == (told, "length")
+    tokens: list[str] = []
+    result, _ = loop(
+        lambda body: answer(*written, finish="length"), template="none", on_tokens=lambda b: tokens.append(b.text)
+    )
+    assert (result.text, "".join(tokens), result.finish_reason) == (told, told, "length")
+
+
+def test_an_answer_in_words_ends_at_a_stop_text_or_a_cancel() -> None:
+    async def main() -> None:
+        wrote = ['{"response": "On', "e\\n", "two.", " three"]
+
+        def script(body: Any) -> Any:
+            return [*map(delta, wrote), asyncio.get_running_loop().create_future()]
+
+        engine = ScriptedEngine(script, GENERIC)
+        with engines(engine):
+            async with SippClient() as client:
+                await client.add("it", MODEL)
+                for stop, told in (("\ntwo", "One"), ('"', None), ("response", None)):
+                    run = client.chat(HELLO, tools=[tool_schema(weather)], stop=stop, emit_tokens=True)
+                    text = ""
+                    async for batch in run.tokens:
+                        text += batch.text
+                        if text.endswith("three"):
+                            run.cancel()
+                    result = await run
+                    assert result.text == text == (told or "One\ntwo. three")
+                    assert result.finish_reason == ("stop" if told else "cancelled")
+
+    asyncio.run(main())
 
 
 def test_tool_choice_holds_for_the_first_step_only() -> None:

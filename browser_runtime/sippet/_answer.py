@@ -91,9 +91,9 @@ class Answer:
         cached = details.get("cached_tokens", timings.get("cache_n", 0)) or 0
         computed = timings.get("prompt_n", 0) or 0
         return Usage(
-            prompt_tokens=usage.get("prompt_tokens", computed + cached),
-            cached_tokens=cached,
-            completion_tokens=usage.get("completion_tokens", timings.get("predicted_n", 0)),
+            prompt_tokens=int(usage.get("prompt_tokens", computed + cached) or 0),
+            cached_tokens=int(cached),
+            completion_tokens=int(usage.get("completion_tokens", timings.get("predicted_n", 0)) or 0),
         )
 
     def _times(self, started: float) -> Timings:

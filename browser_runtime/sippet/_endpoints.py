@@ -8,11 +8,12 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from ._endpoint import Endpoint
+from ._fields import show
 from ._room import Room
 from .config import RuntimeConfig
 from .endpoints import Descriptor, EndpointRef, LocalModel
 from .engines.base import Engine, EngineInfo
-from .errors import AmbiguousEndpoint, EndpointNotFound
+from .errors import AmbiguousEndpoint, EndpointNotFound, InvalidOption
 
 Open = Callable[[str, Descriptor, Room], Awaitable[Engine]]
 
@@ -67,6 +68,8 @@ class Endpoints:
                 return next(iter(able.values()))
             raise AmbiguousEndpoint(f"{len(able)} endpoints could serve: {', '.join(able)}.")
         name = endpoint.id if isinstance(endpoint, EndpointRef) else endpoint
+        if not isinstance(name, str):
+            raise InvalidOption("endpoint", f"endpoint must be an endpoint's id, not {show(name)}.")
         if name not in self._ready:
             known = ", ".join(self._ready) or "none"
             raise EndpointNotFound(f"There is no endpoint {name!r}.", hint=f"Known endpoints: {known}.")

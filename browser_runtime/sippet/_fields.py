@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ._json import is_text
 from .errors import InvalidOption
 
 Backend = Literal["wasm", "native", "remote"]
@@ -42,7 +44,7 @@ def option(
         doc: one sentence on its effect.
         default: the value when it isn't given; ``None`` leaves the choice to the model or the engine.
         factory: makes the default, for mutable ones.
-        low, high: inclusive limits of a number, or of a sequence's every number.
+        low, high: inclusive limits of a number, or of every number in a sequence or mapping.
         unit: the unit of a number ("tokens", "seconds").
         backends: the backends that honour it; the others refuse it by name.
         wire: its name in llama-server's JSON where that differs.
@@ -62,7 +64,7 @@ def check(group: Any) -> None:
         if not _matches(value, hint):
             raise InvalidOption(
                 item.name,
-                f"{item.name} must be {describe(hint)}, not {_show(value) if item.repr else type(value).__name__}.",
+                f"{item.name} must be {describe(hint)}, not {show(value) if item.repr else type(value).__name__}.",
                 hint=str(item.metadata.get("doc", "")),
             )
         _check_range(item.name, value, item.metadata)
@@ -79,10 +81,23 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     known = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             guess = f"Did you mean {near[0]!r}?" if near else f"Known options: {', '.join(known)}."
             raise InvalidOption(str(name), f"{where} has no option {name!r}.", hint=guess)
     return cls(**values)
+
+
+def check_text(name: str, value: Any) -> str:
+    """An argument that must be a text.
+
+    Raises:
+        InvalidOption: it is something else, or has half of a character.
+    """
+    if not isinstance(value, str):
+        raise InvalidOption(name, f"{name} must be a string, not {type(value).__name__}.")
+    if not is_text(value):
+        raise InvalidOption(name, f"{name} has half of a character (a lone surrogate).", hint="Give whole characters.")
+    return value
 
 
 def given(group: Any) -> dict[str, Any]:
@@ -108,7 +123,7 @@ def describe(hint: Any) -> str:
     if origin in (list, tuple, Sequence, typing.Sequence) and args:
         return f"a list of {describe(args[0])}"
     if origin is not None and issubclass(origin, Mapping):
-        return "a mapping"
+        return "a mapping" if args[1] is Any else f"a mapping of {describe(args[0])} to {describe(args[1])}"
     names = {int: "a whole number", float: "a number", str: "a string", bool: "True or False"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -149,10 +164,13 @@ def _matches(value: Any, hint: Any) -> bool:
 
 def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     low, high, unit = metadata.get("low"), metadata.get("high"), metadata.get("unit", "")
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        for item in value:
-            _check_range(name, item, metadata)
+    if isinstance(value, (Mapping, Sequence)) and not isinstance(value, (str, bytes)):
+        for item in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            if isinstance(item, (str, int, float)):  # what is nested deeper is checked by whoever knows what it means
+                _check_range(name, item, metadata)
         return
+    if isinstance(value, str):
+        check_text(name, value)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
@@ -166,6 +184,10 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise InvalidOption(name, f"{name} must be {limits}{' ' + unit if unit else ''}, not {value}.")
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return f"{text[:60]}… ({type(value).__name__})" if len(text) > 60 else f"{text} ({type(value).__name__})"
+def show(value: Any) -> str:
+    """A wrong value in a message: short, whatever it is, and with its type."""
+    return f"{_SHORT.repr(value)} ({type(value).__name__})"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60

@@ -2,13 +2,14 @@
 
 The engine drops the tools in silence where the template has no place for them, and forces no call where it does not
 know the template's way of calling. So the tools are written into the system message here, the answer is constrained to
-JSON that is either a call or a text, and calls and their results are told as ordinary messages. The text of an answer
-then comes as a whole, when its JSON is complete.
+JSON that is either a call or a text, and calls and their results are told as ordinary messages. A text is read out of
+its JSON as it comes; a call is told when it is complete.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -49,39 +50,78 @@ def rewrite(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def parsed(stream: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of a constrained answer as those of an ordinary one: a text, or a tool call."""
-    text = ""
+    """The chunks of a constrained answer as those of an ordinary one: a text as it comes, or a tool call."""
+    answer = _Answer()
     try:
         async for chunk in stream:
-            choice = (chunk.get("choices") or [{}])[0]
-            delta = choice.get("delta") or {}
-            text += delta.get("content") or ""
+            choices = chunk.get("choices")
+            if not choices:
+                yield chunk
+                continue
+            choice = choices[0]
+            delta = {**(choice.get("delta") or {})}
+            delta["content"] = answer.feed(delta.get("content") or "")
             reason = choice.get("finish_reason")
-            if reason is None:
-                kept = {key: value for key, value in delta.items() if key != "content"}
-                yield {
-                    **chunk,
-                    "choices": [{**choice, "delta": kept}] if "delta" in choice else chunk.get("choices", []),
-                }
-            else:
-                yield {**chunk, "choices": [_final(text, reason)]}
+            if reason is not None:
+                more, reason = answer.end(reason)
+                delta |= more
+            yield {**chunk, "choices": [{**choice, "delta": delta, "finish_reason": reason}]}
     finally:
         await stream.aclose()
 
 
-def _final(text: str, reason: str) -> dict[str, Any]:
-    try:
-        value = _json.loads(text)
-    except ValueError:  # it was cut off
-        return {"index": 0, "delta": {"content": text}, "finish_reason": reason}
-    value = value if isinstance(value, dict) else {}
-    calls = [value["tool_call"]] if "tool_call" in value else value.get("tool_calls")
-    if calls:
+_HEX = "[0-9a-fA-F]"
+_HEAD = re.compile(r'\s*\{\s*"response"\s*:\s*"')
+_WHOLE = re.compile(
+    rf"""(?: [^"\\] | \\["\\/bfnrt]
+       | \\u(?![dD][89abAB]){_HEX}{{4}}
+       | \\u[dD][89abAB]{_HEX}{{2}}                                          # the first half of a pair, and
+           (?: \\u[dD][c-fC-F]{_HEX}{{2}} | (?=[^\\]|\\[^u]|\\u[^dD]|\\u[dD][^c-fC-F]) )  # the second, or surely none
+       )*""",
+    re.VERBOSE,
+)
+"""What of a JSON string's inside can be read whatever follows."""
+
+
+class _Answer:
+    """Reads ``{"response": TEXT}`` as it comes, in pieces cut anywhere, and anything else at its end."""
+
+    def __init__(self) -> None:
+        self._text = ""  # what is not read yet
+        self._inside = self._read = False  # TEXT; its end was read
+
+    def feed(self, piece: str) -> str:
+        """Take in a piece. Returns what of TEXT it completes."""
+        self._text += piece
+        if self._read:
+            return ""
+        if not self._inside:
+            head = _HEAD.match(self._text)
+            if not head:
+                return ""
+            self._inside, self._text = True, self._text[head.end() :]
+        whole = _WHOLE.match(self._text)
+        assert whole  # of no characters, if need be
+        self._text = self._text[whole.end() :]
+        self._read = self._text.startswith('"')
+        said: str = json.loads(f'"{whole[0]}"', strict=False)
+        return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # no half of a pair, if it wrote one
+
+    def end(self, reason: str) -> tuple[dict[str, Any], str]:
+        """What else the answer brings, as a chunk's delta, and why it ended. Of a call that was cut off, nothing."""
+        if self._inside:
+            return {}, reason
+        try:
+            value = _json.loads(self._text)
+        except ValueError:
+            return {"content": self._text if reason == "stop" else ""}, reason
+        value = value if isinstance(value, dict) else {}
+        calls = [value["tool_call"]] if "tool_call" in value else value.get("tool_calls")
+        if not calls:
+            return {"content": self._text}, reason
         functions = [{"name": c["name"], "arguments": json.dumps(c["arguments"], ensure_ascii=False)} for c in calls]
         told = [{"index": i, "id": "", "type": "function", "function": f} for i, f in enumerate(functions)]
-        return {"index": 0, "delta": {"tool_calls": told}, "finish_reason": "tool_calls"}
-    answer = value.get("response")
-    return {"index": 0, "delta": {"content": text if answer is None else str(answer)}, "finish_reason": reason}
+        return {"tool_calls": told}, "tool_calls"
 
 
 def _schema(tools: Sequence[Mapping[str, Any]], forced: bool, several: bool) -> dict[str, Any]:
@@ -120,12 +160,25 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message that any template can render."""
     if message.get("tool_calls"):
         functions = [call["function"] for call in message["tool_calls"]]
-        calls = [{"name": f["name"], "arguments": _json.loads(f["arguments"] or "{}")} for f in functions]
+        calls = [{"name": f["name"], "arguments": _arguments(f["arguments"])} for f in functions]
         said = {"tool_calls": calls} if len(calls) > 1 else {"tool_call": calls[0]}
         return {"role": "assistant", "content": json.dumps(said, ensure_ascii=False)}
     if message["role"] == "tool":
-        return {"role": "user", "content": f"{message.get('name', 'The function')} returned: {message['content']}"}
+        name = message.get("name", "The function")
+        return {"role": "user", "content": f"{name} returned: {_text(message['content'])}"}
     return dict(message)
+
+
+def _arguments(written: str) -> Any:
+    """Arguments as a model wrote them once: JSON, most of the time."""
+    try:
+        return _json.loads(written or "{}")
+    except ValueError:
+        return written
+
+
+def _text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    return content if isinstance(content, str) else "".join(str(part.get("text") or "") for part in content)
 
 
 def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:

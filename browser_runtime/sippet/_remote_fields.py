@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from ._fields import build, check, option
+from ._fields import build, check, option, show
 from .errors import InvalidOption
 
 Secret = str | Callable[[], str | Awaitable[str]]
 """A secret, or what gives it: called at each request, so that a short-lived token can be renewed. May be a coroutine
 function."""
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONNECTION = ("host", "content-length", "content-type", "connection", "transfer-encoding", "cookie")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Header:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise InvalidOption("authentication", "Header needs the name of a header.")
+        _check_header_name("authentication", self.name)
         _check_secret("value", self.value)
 
 
@@ -93,8 +99,7 @@ class RemoteFields:
         for name, value in self.headers.items():
             if not fits_header(value):
                 raise InvalidOption("headers", f"The value of the header {name} holds characters that none can carry.")
-            if name.lower() in ("host", "content-length", "content-type", "connection", "transfer-encoding", "cookie"):
-                raise InvalidOption("headers", f"headers can't set {name}: it belongs to the connection.")
+            _check_header_name("headers", name)
 
 
 def checked_url(text: str) -> str:
@@ -132,6 +137,13 @@ def is_private_transport(url: str) -> bool:
         return ipaddress.ip_address(parts.hostname or "").is_loopback
     except ValueError:
         return False
+
+
+def _check_header_name(option: str, name: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        raise InvalidOption(option, f"{show(name)} is no name of a header.")
+    if name.lower() in _CONNECTION:
+        raise InvalidOption(option, f"{option} can't set {name}: it belongs to the connection.")
 
 
 def _check_secret(name: str, value: Any) -> None:

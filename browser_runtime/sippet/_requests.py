@@ -8,11 +8,13 @@ from typing import Any
 
 from . import _generic_tools, _media, _stops
 from ._endpoint import Endpoint
+from ._fields import check_text
 from ._scheduler import Slot
 from .capabilities import refuse_unsupported
+from .engines._shapes import understood
 from .engines.base import Engine, EngineInfo, StreamKind
 from .errors import EngineError, InvalidOption, UnsupportedOperation, UnsupportedOption
-from .options import EmbedOptions, TextOptions, to_body
+from .options import EmbedOptions, TextOptions, check_json, check_tool, to_body
 from .results import EmbedResult, RankedDocument, RerankResult, Usage
 from .schema import parser_of, schema_of
 
@@ -55,10 +57,13 @@ class TextRequest:
                 raise UnsupportedOption("media", "This engine sees images in chats only.", hint="Use chat().")
         if options.tools and not chat:
             raise UnsupportedOption("tools", "query() has no tools: they need a conversation.", hint="Use chat().")
+        if local and None in map(check_tool, options.tools or ()):
+            raise UnsupportedOption("tools", "This endpoint has tools of the type function only.", hint="Use those.")
         self._body = {**body, **to_body(options, target.runtime.sampling if local else None, chat=chat)}
         self._add_lora()
         if options.json_schema is not None:
             schema = schema_of(options.json_schema)
+            check_json("json_schema", schema)
             self._body["json_schema"] = schema
             self.parse = parser_of(options.json_schema, schema)
         if local and options.tools and _generic_tools.needed(target.chat_template, options.tool_choice):
@@ -106,9 +111,9 @@ class TextRequest:
             body["id_slot"] = slot.index
             body["cache_prompt"] = slot.own and self._target.runtime.cache.prompt_cache
         stream = engine.stream(self._kind, body, self._files)
-        if stops:
-            stream = _stops.until(stream, stops)
-        return _generic_tools.parsed(stream) if self._generic_tools else stream
+        if self._generic_tools:
+            stream = _generic_tools.parsed(stream)
+        return _stops.until(stream, stops) if stops else stream
 
 
 def texts_of(name: str, value: str | Sequence[str]) -> list[str]:
@@ -118,9 +123,9 @@ def texts_of(name: str, value: str | Sequence[str]) -> list[str]:
         InvalidOption: there is none, or something else among them.
     """
     texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
-    if not texts or not all(isinstance(text, str) for text in texts):
+    if not texts or isinstance(value, bytes) or not all(isinstance(text, str) for text in texts):
         raise InvalidOption(name, f"{name} must be a text or a list of texts that is not empty.")
-    return texts
+    return [check_text(name, text) for text in texts]
 
 
 def embed_body(texts: list[str], options: EmbedOptions, kind: str) -> dict[str, Any]:
@@ -131,21 +136,37 @@ def embed_body(texts: list[str], options: EmbedOptions, kind: str) -> dict[str, 
     return body
 
 
-def embed_result(reply: Mapping[str, Any], options: EmbedOptions, info: EngineInfo, endpoint: str) -> EmbedResult:
-    """The outcome of ``/v1/embeddings``."""
-    rows = sorted(reply["data"], key=lambda row: row.get("index", 0))
-    vectors = [[float(x) for x in row["embedding"]] for row in rows]
+def embed_result(
+    reply: Mapping[str, Any], count: int, options: EmbedOptions, info: EngineInfo, endpoint: str
+) -> EmbedResult:
+    """The outcome of ``/v1/embeddings`` for ``count`` texts."""
+    with understood():
+        rows = dict(sorted((row.get("index", place), row["embedding"]) for place, row in enumerate(reply["data"])))
+        vectors = [[float(x) for x in _list(row)] for row in rows.values()]
+        sizes = {len(vector) for vector in vectors}
+        if [*rows] != [*range(count)] or len(sizes) != 1 or 0 in sizes:
+            raise ValueError("not one vector for each text, all of one size")
+        usage = _usage(reply)
     if options.normalize:
         vectors = [_unit(vector) for vector in vectors]
-    return EmbedResult(vectors, len(vectors[0]), info.pooling, options.normalize, _usage(reply), endpoint)
+    return EmbedResult(vectors, len(vectors[0]), info.pooling, options.normalize, usage, endpoint)
 
 
 def rerank_result(reply: Mapping[str, Any], documents: list[str], top_n: int | None, endpoint: str) -> RerankResult:
     """The outcome of ``/v1/rerank``."""
-    scored = [(int(row["index"]), float(row["relevance_score"])) for row in reply["results"]]
-    scored.sort(key=lambda pair: (-pair[1], pair[0]))
-    ranking = [RankedDocument(index, score, documents[index]) for index, score in scored[:top_n]]
-    return RerankResult(ranking, _usage(reply), endpoint)
+    with understood():
+        scores = {int(row["index"]): float(row["relevance_score"]) for row in reply["results"]}
+        if scores.keys() != {*range(len(documents))} or not all(map(math.isfinite, scores.values())):
+            raise ValueError("not one score for each document")
+        usage = _usage(reply)
+    best = sorted(scores, key=lambda index: (-scores[index], index))[:top_n]
+    return RerankResult([RankedDocument(index, scores[index], documents[index]) for index in best], usage, endpoint)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):  # base64, say, which was not asked for
+        raise TypeError("no list")
+    return value
 
 
 def _unit(vector: list[float]) -> list[float]:

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from . import _requests, _tool_loop
+from . import _media, _requests, _tool_loop
 from ._contexts import SavedContexts
 from ._endpoint import Endpoint
 from ._endpoints import Endpoints
 from ._engines import open_engine
-from ._fields import build, check, option
+from ._fields import build, check, check_text, option, show
 from ._room import Room
 from .capabilities import refuse_unsupported
 from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
+from .engines._shapes import text_of, understood
 from .engines.base import CallKind, Engine, EngineInfo, StreamKind
 from .engines.wasm import EngineChoice
 from .errors import ClientClosed, InvalidOption, SippError, UnsupportedOperation
@@ -141,7 +142,7 @@ class SippClient:
             ClientClosed: the client was closed meanwhile.
         """
         self._check_open()
-        if not isinstance(id, str) or not id:
+        if not check_text("id", id):
             raise InvalidOption("id", "An endpoint's id is a text that is not empty.")
         if not isinstance(descriptor, Descriptor):
             names = ", ".join(cls.__name__ for cls in DESCRIPTORS.values())
@@ -153,7 +154,7 @@ class SippClient:
                 raise ClientClosed("The client was closed while the endpoint was added.") from None
             raise
         except SippError as error:
-            _report(descriptor, Status("error", str(error)))
+            self._report(id, descriptor, Status("error", str(error)))
             raise
         _report(descriptor, Status("ready", "Ready."))
         for reason in endpoint.info.degraded:
@@ -169,6 +170,8 @@ class SippClient:
             await client.add("spare", LocalModel("tiny-chat-f16"))
             await client.remove("spare")
         """
+        if id is None:
+            raise InvalidOption("id", "remove() needs an endpoint's id.")
         await self._endpoints.remove(self._find(id))
 
     def query(self, prompt: str, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
@@ -187,9 +190,7 @@ class SippClient:
         Raises:
             UsageError: an option is wrong, or this endpoint can't honour it.
         """
-        if not isinstance(prompt, str):
-            raise InvalidOption("prompt", f"prompt must be a string, not {type(prompt).__name__}.")
-        return self._text("completion", {"prompt": prompt}, endpoint, "query()", options)
+        return self._text("completion", {"prompt": check_text("prompt", prompt)}, endpoint, "query()", options)
 
     def chat(self, messages: Messages, *, endpoint: str | EndpointRef | None = None, **options: Any) -> TextRun:
         """Answer a conversation, through the model's own chat template.
@@ -253,8 +254,9 @@ class SippClient:
 
         async def work() -> EmbedResult:
             async with target.working() as (engine, _):
+                self._emit("request_started", target.ref.id)
                 reply = await engine.call("embedding", body)
-            return _requests.embed_result(reply, parsed, info, target.ref.id)
+            return _requests.embed_result(reply, len(texts), parsed, info, target.ref.id)
 
         return self._start(target, Run(work, endpoint=target.ref.id))
 
@@ -282,17 +284,17 @@ class SippClient:
         Raises:
             UnsupportedOperation: the model is no reranker.
         """
-        if not isinstance(query, str):
-            raise InvalidOption("query", f"query must be a string, not {type(query).__name__}.")
+        check_text("query", query)
         texts = _requests.texts_of("documents", documents)
         if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
-            raise InvalidOption("top_n", f"top_n must be a whole number from 1, not {top_n!r}.")
+            raise InvalidOption("top_n", f"top_n must be a whole number from 1, not {show(top_n)}.")
         target = self._find(endpoint, lambda info: info.engine == "remote" or info.pooling == "rank")
         if target.ref.kind == "local" and target.info.pooling != "rank":
             raise UnsupportedOperation("This model is no reranker.", hint="Add a reranking model.")
 
         async def work() -> RerankResult:
             async with target.working() as (engine, _):
+                self._emit("request_started", target.ref.id)
                 reply = await engine.call("rerank", {"query": query, "documents": texts})
             return _requests.rerank_result(reply, texts, top_n, target.ref.id)
 
@@ -322,11 +324,13 @@ class SippClient:
         Raises:
             UnsupportedOperation: the engine has no such operation.
         """
-        if not isinstance(text, str):
-            raise InvalidOption("text", f"text must be a string, not {type(text).__name__}.")
-        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
+        for name, flag in (("add_special", add_special), ("parse_special", parse_special)):
+            if not isinstance(flag, bool):
+                raise InvalidOption(name, f"{name} must be True or False, not {type(flag).__name__}.")
+        body = {"content": check_text("text", text), "add_special": add_special, "parse_special": parse_special}
         reply = await self._call("tokenize", body, endpoint)
-        return [int(token) for token in reply["tokens"]]
+        with understood():
+            return [int(token) for token in reply["tokens"]]
 
     async def detokenize(self, tokens: Sequence[int], *, endpoint: str | EndpointRef | None = None) -> str:
         """The text of tokens.
@@ -338,9 +342,14 @@ class SippClient:
         Raises:
             UnsupportedOperation: the engine has no such operation.
         """
-        if isinstance(tokens, str) or not all(isinstance(t, int) and not isinstance(t, bool) for t in tokens):
-            raise InvalidOption("tokens", "tokens must be a list of whole numbers.")
-        return str((await self._call("detokenize", {"tokens": list(tokens)}, endpoint))["content"])
+        if not isinstance(tokens, Sequence) or isinstance(tokens, (str, bytes)) or not all(map(_is_token, tokens)):
+            raise InvalidOption("tokens", "tokens must be a list of whole numbers from 0.")
+        known = self._find(endpoint).info.n_vocab
+        if known is not None and max(tokens, default=0) >= known:
+            raise InvalidOption("tokens", f"tokens has {max(tokens)}, and the model knows {known} tokens.")
+        reply = await self._call("detokenize", {"tokens": list(tokens)}, endpoint)
+        with understood():
+            return text_of(reply["content"])
 
     async def apply_template(self, messages: Messages, *, endpoint: str | EndpointRef | None = None) -> str:
         """The prompt that the model's chat template makes of a conversation.
@@ -352,7 +361,13 @@ class SippClient:
         Raises:
             UnsupportedOperation: the engine has no such operation.
         """
-        return str((await self._call("template", {"messages": check_messages(messages)}, endpoint))["prompt"])
+        plain, target = check_messages(messages), self._find(endpoint)
+        if _media.has_images(plain):
+            _media.refuse_images(target.info.has_vision)
+            plain = await _media.with_images(plain, (), fetch=target.ref.kind == "local")
+        reply = await self._call("template", {"messages": plain}, target.ref)
+        with understood():
+            return text_of(reply["prompt"])
 
     async def save_context(self, key: str, *, endpoint: str | EndpointRef | None = None) -> int:
         """Keep a conversation on this device: after a reload, the next request with this ``context_key`` to the same
@@ -379,11 +394,12 @@ class SippClient:
             StorageError: there is no room.
         """
         target = self._find(endpoint)
-        if key not in target.scheduler.keys:
+        if check_text("key", key) not in target.scheduler.keys:
             raise _not_in_memory(key)
 
         async def work() -> int:
             async with target.working(key) as (engine, slot):
+                self._emit("request_started", target.ref.id)
                 if not slot.own:  # another request took it over while this one waited, or its own one failed
                     raise _not_in_memory(key)
                 return await self._contexts.save(engine, slot.index, key)
@@ -402,8 +418,7 @@ class SippClient:
             endpoint: forget it with this endpoint's model only; where it isn't given, with every model, also such as
                 are not loaded.
         """
-        if not isinstance(key, str):
-            raise InvalidOption("key", f"key must be a string, not {type(key).__name__}.")
+        check_text("key", key)
         self._check_open()
         if endpoint is None:
             await self._contexts.forget_everywhere(key)
@@ -443,7 +458,7 @@ class SippClient:
             options: the fields of :class:`TextOptions`. ``tool_choice`` other than ``auto`` holds for the first step.
         """
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-            raise InvalidOption("max_steps", f"max_steps must be a whole number from 1, not {max_steps!r}.")
+            raise InvalidOption("max_steps", f"max_steps must be a whole number from 1, not {show(max_steps)}.")
         for name in ("tools", "emit_tokens"):
             if name in options:
                 raise InvalidOption(name, f"run_tools() sets {name} itself.")
@@ -484,10 +499,13 @@ class SippClient:
 
     async def _open(self, id: str, descriptor: Descriptor, room: Room) -> Engine:
         def progress(status: Status) -> None:
-            _report(descriptor, status)
-            self._emit("progress", id, status=status)
+            self._report(id, descriptor, status)
 
         return await open_engine(descriptor, self.options, progress, lambda: self.models, room)
+
+    def _report(self, id: str, descriptor: Descriptor, status: Status) -> None:
+        _report(descriptor, status)
+        self._emit("progress", id, status=status)
 
     def _text(
         self,
@@ -527,6 +545,7 @@ class SippClient:
 
         async def work() -> dict[str, Any]:
             async with target.used() as engine:  # no slot: it computes nothing
+                self._emit("request_started", target.ref.id)
                 return await engine.call(kind, body)
 
         run: Run[dict[str, Any]] = self._start(target, Run(work, endpoint=target.ref.id))
@@ -580,6 +599,10 @@ def _tell(callback: Callable[[Any], Any], news: object) -> None:
     except Exception as error:
         message = f"A callback of SippClient failed: {callback!r}"
         asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _not_in_memory(key: str) -> InvalidOption:

@@ -35,6 +35,7 @@ test.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -59,6 +60,10 @@ class SippError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip() if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again without ``__init__``, whose arguments differ from class to class."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def to_dict(self) -> dict[str, Any]:
         """The error as it crosses to JavaScript: code, message, hint, details and the cause's text."""

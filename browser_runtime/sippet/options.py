@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from . import _json
 from ._fields import LOCAL, REMOTE, check, option
 from .errors import InvalidOption
 
 Sampler = Literal["dry", "top_k", "typ_p", "top_p", "top_n_sigma", "min_p", "xtc", "temperature", "infill", "penalties"]
 ToolChoice = Literal["auto", "none", "required"]
+
+MOST = 2**31 - 1
+"""The largest whole number that engines and servers take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class SamplingOptions:
 
     temperature: float | None = option("Randomness; 0 always takes the likeliest token.", low=0, high=100)
     top_p: float | None = option("Keep the likeliest tokens whose probabilities add up to this.", low=0, high=1)
-    top_k: int | None = option("Keep this many likeliest tokens; 0 keeps all.", low=0)
+    top_k: int | None = option("Keep this many likeliest tokens; 0 keeps all.", low=0, high=MOST)
     min_p: float | None = option("Drop tokens below this share of the likeliest one's probability.", low=0, high=1)
     seed: int | None = option("Makes sampling repeatable.", low=0, high=2**32 - 2)
     repeat_penalty: float | None = option("Penalty on tokens seen lately; 1 is none.", low=0, high=10)
@@ -34,7 +37,11 @@ class SamplingOptions:
         "The sampler chain, in order; a sampler that is not in it has no effect.", backends=LOCAL
     )
     repeat_last_n: int | None = option(
-        "How many last tokens the penalties look at; -1 is the whole context.", low=-1, unit="tokens", backends=LOCAL
+        "How many last tokens the penalties look at; -1 is the whole context.",
+        low=-1,
+        high=MOST,
+        unit="tokens",
+        backends=LOCAL,
     )
     typical_p: float | None = option("Locally typical sampling; 1 is off.", low=0, high=1, backends=LOCAL)
     top_n_sigma: float | None = option(
@@ -51,10 +58,14 @@ class SamplingOptions:
     dry_multiplier: float | None = option("DRY penalty on repeated sequences; 0 is off.", low=0, backends=LOCAL)
     dry_base: float | None = option("DRY: base of the penalty's growth.", low=1, backends=LOCAL)
     dry_allowed_length: int | None = option(
-        "DRY: repeats up to this long are free.", low=0, unit="tokens", backends=LOCAL
+        "DRY: repeats up to this long are free.", low=0, high=MOST, unit="tokens", backends=LOCAL
     )
     dry_penalty_last_n: int | None = option(
-        "DRY: how many last tokens it looks at; -1 is the whole context.", low=-1, unit="tokens", backends=LOCAL
+        "DRY: how many last tokens it looks at; -1 is the whole context.",
+        low=-1,
+        high=MOST,
+        unit="tokens",
+        backends=LOCAL,
     )
     dry_sequence_breakers: Sequence[str] | None = option("DRY: texts that end a sequence.", backends=LOCAL)
     mirostat: int | None = option(
@@ -62,8 +73,8 @@ class SamplingOptions:
     )
     mirostat_tau: float | None = option("Mirostat: target entropy.", low=0, backends=LOCAL)
     mirostat_eta: float | None = option("Mirostat: learning rate.", low=0, backends=LOCAL)
-    min_keep: int | None = option("Every sampler keeps at least this many tokens.", low=0, backends=LOCAL)
-    ignore_eos: bool = option("Go on when the model wants to end.", default=False, backends=LOCAL)
+    min_keep: int | None = option("Every sampler keeps at least this many tokens.", low=0, high=MOST, backends=LOCAL)
+    ignore_eos: bool | None = option("Go on when the model wants to end.", backends=LOCAL)
 
     def __post_init__(self) -> None:
         check(self)
@@ -74,7 +85,7 @@ class TextOptions(SamplingOptions):
     """Options of :meth:`SippClient.query` and :meth:`SippClient.chat`, besides the sampling ones."""
 
     max_tokens: int | None = option(
-        "Most tokens to generate; by default up to the end of the context.", low=1, unit="tokens"
+        "Most tokens to generate; by default up to the end of the context.", low=1, high=MOST, unit="tokens"
     )
     stop: str | Sequence[str] | None = option(
         "Text that ends the answer; it is not part of it. What only looked like its start is told; a llama-server "
@@ -122,9 +133,18 @@ class TextOptions(SamplingOptions):
             name = "grammar" if self.grammar is not None else "json_schema"
             raise InvalidOption(name, f"tools and {name} exclude each other.", hint="Make two requests.")
         for name in ("tools", "tool_choice", "template_kwargs", "endpoint_options", "provider_options"):
-            _check_json(name, getattr(self, name))
+            check_json(name, getattr(self, name))
+        names = [check_tool(tool) for tool in self.tools or ()]
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise InvalidOption("tool_choice", "tool_choice asks for a function, but tools is empty.")
+        if isinstance(self.tool_choice, Mapping) and self.tool_choice.get("type", "function") == "function":
+            chosen = self.tool_choice.get("function")
+            if not isinstance(chosen, Mapping) or chosen.get("name") not in [name for name in names if name]:
+                raise InvalidOption(
+                    "tool_choice",
+                    "tool_choice names no function of tools.",
+                    hint='For example {"type": "function", "function": {"name": "weather"}}.',
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +155,37 @@ class EmbedOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+def check_json(name: str, value: Any) -> None:
+    """Refuse, by the option's name, what JSON can't hold."""
+    try:
+        _json.plain(value)
+    except ValueError as error:
+        raise InvalidOption(name, f"{name} must hold JSON values only: {error}.") from error
+
+
+def check_tool(tool: Mapping[str, Any]) -> str | None:
+    """The name of the function that an OpenAI-shaped tool describes; ``None`` where it is a tool of another type, which
+    some servers have.
+
+    Raises:
+        InvalidOption: it describes none.
+    """
+    if tool.get("type", "function") != "function":
+        return None
+    function = tool.get("function")
+    function = function if isinstance(function, Mapping) else {}
+    name, parameters = function.get("name"), function.get("parameters")
+    if not isinstance(name, str) or not name:
+        raise InvalidOption(
+            "tools",
+            "tools has one without a function's name.",
+            hint='For example {"type": "function", "function": {"name": "weather", "parameters": {...}}}.',
+        )
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise InvalidOption("tools", f"tools: the parameters of {name} are no JSON schema of an object.")
+    return name
 
 
 def to_body(options: TextOptions, defaults: SamplingOptions | None = None, *, chat: bool = True) -> dict[str, Any]:
@@ -150,7 +201,7 @@ def to_body(options: TextOptions, defaults: SamplingOptions | None = None, *, ch
     for name in ("max_tokens", "grammar", "tools", "tool_choice", "parallel_tool_calls"):
         value = getattr(options, name)
         if value is not None:
-            body[name] = _plain(value)
+            body[name] = _json.plain(value)
     if options.stop is not None:
         body["stop"] = [options.stop] if isinstance(options.stop, str) else list(options.stop)
     if options.logprobs is not None:
@@ -158,29 +209,14 @@ def to_body(options: TextOptions, defaults: SamplingOptions | None = None, *, ch
     if options.lora is not None:
         body["lora"] = [{"id": number, "scale": scale} for number, scale in options.lora.items()]
     if options.template_kwargs is not None:
-        body["chat_template_kwargs"] = _plain(options.template_kwargs)
+        body["chat_template_kwargs"] = _json.plain(options.template_kwargs)
     for bucket in ("endpoint_options", "provider_options"):
         if getattr(options, bucket) is not None:
-            body[bucket] = _plain(getattr(options, bucket))
+            body[bucket] = _json.plain(getattr(options, bucket))
     return body
 
 
 def _sampling(options: SamplingOptions) -> dict[str, Any]:
     names = (item.name for item in dataclasses.fields(SamplingOptions))
     values = ((name, getattr(options, name)) for name in names)
-    return {name: _plain(value) for name, value in values if value is not None and value is not False}
-
-
-def _check_json(name: str, value: Any) -> None:
-    try:
-        json.dumps(_plain(value))
-    except (TypeError, ValueError) as error:
-        raise InvalidOption(name, f"{name} must hold JSON values only: {error}.") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return {name: _json.plain(value) for name, value in values if value is not None}

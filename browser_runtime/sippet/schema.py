@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from . import _json
+from ._fields import show
 from .errors import InvalidOption, SchemaMismatch
 
 Json = dict[str, Any]
@@ -75,7 +76,7 @@ class SchemaMaker:
         if made is None:
             raise InvalidOption(
                 "json_schema",
-                f"There is no JSON schema for {hint!r}.",
+                f"There is no JSON schema for {show(hint)}.",
                 hint="Use a mapping, a dataclass, a TypedDict, a pydantic model, or types made of str, int, float, "
                 "bool, list, dict, Literal and None.",
             )
@@ -165,9 +166,14 @@ def parser_of(hint: Any, schema: Json) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             value = _json.loads(text)
-            problem = mismatch(value, schema)
         except ValueError as error:
             raise SchemaMismatch(f"The answer is not JSON: {error}.", details={"text": text}) from error
+        try:
+            problem = mismatch(value, schema)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise InvalidOption(
+                "json_schema", f"json_schema is no JSON schema: {type(error).__name__}: {error}.", text=text
+            ) from error
         if problem:
             raise SchemaMismatch(f"The answer does not match json_schema: {problem}.", details={"text": text})
         try:
@@ -278,7 +284,7 @@ def _check_number(value: Any, schema: Json, root: Json, path: str) -> str | None
         "maximum": lambda n: value <= n,
         "exclusiveMinimum": lambda n: value > n,
         "exclusiveMaximum": lambda n: value < n,
-        "multipleOf": lambda n: value % n == 0,
+        "multipleOf": lambda n: not n or value % n == 0,
     }
     for name, holds in limits.items():
         if name in schema and not holds(schema[name]):
@@ -291,9 +297,17 @@ def _check_text(value: Any, schema: Json, root: Json, path: str) -> str | None:
         return None
     if len(value) < schema.get("minLength", 0) or len(value) > schema.get("maxLength", len(value)):
         return f"{path or 'the value'} has {len(value)} characters"
-    if "pattern" in schema and not re.search(schema["pattern"], value):
+    if "pattern" in schema and not _found(schema["pattern"], value):
         return f"{path or 'the value'} does not match {schema['pattern']}"
     return None
+
+
+def _found(pattern: str, text: str) -> bool:
+    """Whether a text holds what a pattern means. One that only JavaScript can read is left to the engine's grammar."""
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return True
 
 
 def _check_array(value: Any, schema: Json, root: Json, path: str) -> str | None:
@@ -324,7 +338,7 @@ def _check_object(value: Any, schema: Json, root: Json, path: str) -> str | None
     patterns = schema.get("patternProperties") or {}
     for name, item in value.items():
         parts = [known[name]] if name in known else []
-        parts += [part for pattern, part in patterns.items() if re.search(pattern, name)]
+        parts += [part for pattern, part in patterns.items() if _found(pattern, name)]
         for part in parts or [schema.get("additionalProperties", True)]:
             problem = mismatch(item, part, root, f"{path}.{name}" if path else name)
             if problem:

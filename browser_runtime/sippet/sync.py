@@ -32,6 +32,7 @@ from .tools import Tool
 
 if TYPE_CHECKING:
     from .models.installed import InstalledModel
+    from .models.plan import MemoryLimit
     from .models.registry import RegistryEntry
     from .models.reports import Estimate, StorageReport
     from .models.store import ModelStore
@@ -146,6 +147,18 @@ class Models:
     def storage(self) -> StorageReport:
         """What there is, and what models take."""
         return self._waiter.run(self._store.storage())
+
+    def remove_unfinished(self) -> int:
+        """Remove what installations that were not finished have left. Returns the bytes that were freed."""
+        return self._waiter.run(self._store.remove_unfinished())
+
+    def memory_limit(self) -> MemoryLimit:
+        """The memory that a model may take here."""
+        return self._waiter.run(self._store.memory_limit())
+
+    def persist(self) -> bool:
+        """Ask that storage is kept when space runs low. Returns whether it is."""
+        return self._waiter.run(self._store.persist())
 
 
 class SippClient:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from . import _json
+from ._fields import show
 from .errors import InvalidOption
+from .options import check_tool
 from .schema import SchemaMaker, build_value, mismatch
 
 
@@ -25,15 +28,23 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     Raises:
         InvalidOption: it takes ``*args`` or ``**kwargs``, or a parameter has no JSON type.
     """
-    name = getattr(function, "__name__", "")
+    whole, written, bound = _written(function)
+    name = getattr(whole, "__name__", type(whole).__name__)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-        raise InvalidOption("tools", f"{function!r} has no name that a model could call.", hint="Use def.")
-    hints = get_type_hints(function, include_extras=True)
-    summary, notes = _docstring(function)
+        raise InvalidOption("tools", f"{show(function)} has no name that a model could call.", hint="Use def.")
+    try:
+        hints, signature = get_type_hints(written, include_extras=True), inspect.signature(function)
+    except (NameError, TypeError, ValueError) as error:
+        raise InvalidOption(
+            "tools", f"The signature of {name}() can't be read: {error}.", hint="Use def, with type hints that exist."
+        ) from error
+    summary, notes = _docstring(whole)
     maker = SchemaMaker()
     properties: dict[str, Any] = {}
     required = []
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in signature.parameters.values():
+        if parameter.name in bound:
+            continue
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise InvalidOption(
                 "tools", f"{name}() has the parameter {parameter}, which a model can't name.", hint="Name each one."
@@ -60,10 +71,19 @@ class Tool:
     Attributes:
         schema: OpenAI-shaped.
         invoke: takes the arguments by name; may be a coroutine function.
+
+    Raises:
+        InvalidOption: ``schema`` describes no function, or ``invoke`` can't be called.
     """
 
     schema: Mapping[str, Any]
     invoke: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, Mapping) or check_tool(self.schema) is None:
+            raise InvalidOption("tools", "A Tool's schema must describe a function.", hint="As tool_schema() does.")
+        if not callable(self.invoke):
+            raise InvalidOption("tools", f"The tool {self.name} has nothing to call.", hint="Give it invoke=FUNCTION.")
 
     @property
     def name(self) -> str:
@@ -82,8 +102,8 @@ class Toolbox:
         Args:
             tools: functions, coroutine functions or :class:`Tool` objects, each with a name of its own.
         """
-        if not tools:
-            raise InvalidOption("tools", "tools is empty.", hint="Pass at least one function.")
+        if not isinstance(tools, Sequence) or isinstance(tools, (str, bytes)) or not tools:
+            raise InvalidOption("tools", "tools must be a list of functions that is not empty.")
         self._tools: dict[str, Tool] = {}
         for item in tools:
             if not isinstance(item, Tool) and not callable(item):
@@ -116,17 +136,36 @@ class Toolbox:
             values = _json.loads(arguments or "{}")
         except ValueError:
             return _complaint("the arguments are not JSON")
-        problem = mismatch(values, tool.parameters)
-        if problem:
-            return _complaint(problem)
-        hints = get_type_hints(tool.invoke)
         try:
+            problem = mismatch(values, {"type": "object", **tool.parameters})
+            if problem:
+                return _complaint(problem)
+            hints = _hints(tool.invoke)
             result = tool.invoke(**{key: build_value(value, hints.get(key, Any)) for key, value in values.items()})
             if inspect.isawaitable(result):
                 result = await result
+            told = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=_plain)
         except Exception as error:  # the function is the user's: whatever it raises is news for the model
             return _complaint(f"{type(error).__name__}: {error}")
-        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=_plain)
+        return _text(told)
+
+
+def _written(function: Callable[..., Any]) -> tuple[Any, Callable[..., Any], Collection[str]]:
+    """A callable without what binds arguments to it; what holds its hints; the names that are bound to it."""
+    bound: set[str] = set()
+    while isinstance(function, functools.partial):
+        bound |= function.keywords.keys()
+        function = function.func
+    plain = inspect.isroutine(function) or inspect.isclass(function)
+    return function, function if plain else type(function).__call__, bound
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Type hints, where there are any that can be read."""
+    try:
+        return get_type_hints(_written(function)[1])
+    except (NameError, TypeError):
+        return {}
 
 
 def _plain(value: Any) -> Any:
@@ -135,11 +174,18 @@ def _plain(value: Any) -> Any:
             return getattr(value, method)()
     if hasattr(value, "__dataclass_fields__"):
         return {name: getattr(value, name) for name in value.__dataclass_fields__}
-    return list(value) if isinstance(value, (set, frozenset, Mapping)) else str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def _complaint(text: str) -> str:
-    return json.dumps({"error": text}, ensure_ascii=False)
+    return _text(json.dumps({"error": text}, ensure_ascii=False))
+
+
+def _text(text: str) -> str:
+    """The text without halves of characters, which no request can carry."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

@@ -231,7 +231,11 @@ export interface Status {
 
 export interface ChatMessage {
   role: "system" | "user" | "assistant" | "tool" | "developer";
-  content: string | object[];
+  content?: string | object[];
+  /** Of an assistant: the calls that it makes, OpenAI-shaped. */
+  tool_calls?: object[];
+  /** Of a tool: the `id` of the call that this answers. */
+  tool_call_id?: string;
 }
 
 export interface Usage {

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _json
-from ..errors import InvalidOption, RemoteError, UnsupportedOption
+from ..errors import InvalidOption, UnsupportedOption
+from ._shapes import misunderstood
 from ._sse import SseEvent
 from .base import CallKind, StreamKind
 
@@ -123,11 +124,7 @@ def parse(event: SseEvent) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise RemoteError(
-            "The server sent an event that is not a JSON object.",
-            hint="Check that base_url is an API of the kind that was named.",
-            details={"reason": "protocol"},
-        )
+        raise misunderstood("The server sent an event that is not a JSON object.")
     return found
 
 

@@ -15,6 +15,7 @@ from ..errors import (
     UnsupportedModel,
     UnsupportedOperation,
 )
+from ._overflow import is_overflow
 from ._refused import refused
 
 _MARKS = re.compile(r"^[\d.]+ [A-Z] +(?:srv +|slot +|cmn +)?(?:\w+: +)?")
@@ -56,14 +57,14 @@ def request_error(error: Mapping[str, Any]) -> SippError:
     """An error object of llama-server's, or the worker's."""
     message = str(error.get("message", error))
     kind = error.get("type") or error.get("kind")
-    if kind == "exceed_context_size_error":
+    if kind == "exceed_context_size_error" or is_overflow(message):
         return ContextOverflow(message, details={k: error[k] for k in ("n_prompt_tokens", "n_ctx") if k in error})
     if kind == "not_supported_error":
         return UnsupportedOperation(
             f"This model has no such operation: {message}",
             hint="Embedding and reranking need a model for it, loaded with context.embeddings=True.",
         )
-    if kind in ("invalid_request_error", "ValueError"):
+    if kind in ("invalid_request_error", "ValueError") or message.startswith("Failed to parse messages"):
         return refused(message)
     return EngineError(f"The engine failed: {message}")
 

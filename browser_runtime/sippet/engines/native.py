@@ -24,10 +24,11 @@ from typing import Any
 from .. import _json
 from ..config import RuntimeConfig
 from ..endpoints import BackendChoice
-from ..errors import EngineCrashed, EngineError, UnsupportedEnvironment, UnsupportedOption
+from ..errors import EngineCrashed, EngineError, InvalidModel, UnsupportedEnvironment, UnsupportedOption
 from . import _native_worker
 from ._native_errors import load_error, memory_is_out, request_error
 from ._native_params import BATCH, GPU_BATCH, gpu_options, native_params
+from ._refused import not_loaded
 from .base import CallKind, Engine, EngineInfo, StreamKind
 
 MODULE = "xllamacpp"
@@ -36,6 +37,9 @@ MAX_LINE = 256 << 20
 LOG_LINES = 40
 LOG_PATIENCE = 10.0
 """Seconds that a worker whose load failed may take to end."""
+_LISTS: Mapping[CallKind, tuple[str, str]] = {"embedding": ("input", "data"), "rerank": ("documents", "results")}
+"""Operations on many texts, and the names of the texts and of what is made of them. Nothing stops the server core once
+it has them, so it gets as many at a time as it computes together: a cancel waits for these alone."""
 
 
 class NativeEngine(Engine):
@@ -112,8 +116,10 @@ class NativeEngine(Engine):
                     f"RuntimeConfig does not support {found['refused']} here: the model runs on the CPU.",
                     hint="Leave it out, or install an xllamacpp wheel that has this machine's GPU.",
                 )
-        except BaseException:
+        except BaseException as error:
             await engine.close()
+            if isinstance(error, InvalidModel):
+                raise not_loaded(error, config.context.chat_template) from None
             raise
         engine.info = EngineInfo(
             backend="native",
@@ -169,6 +175,18 @@ class NativeEngine(Engine):
                 self._cancel(number)
 
     async def call(self, kind: CallKind, body: Mapping[str, Any]) -> dict[str, Any]:
+        if kind not in _LISTS:
+            return await self._call(kind, body)
+        given, made = _LISTS[kind]
+        texts, size = body[given], self.info.n_parallel
+        rows, tokens = [], 0
+        for start in range(0, len(texts), size):
+            found = await self._call(kind, {**body, given: texts[start : start + size]})
+            rows += [{**row, "index": start + row["index"]} for row in found[made]]
+            tokens += found["usage"]["prompt_tokens"]
+        return {made: rows, "usage": {"prompt_tokens": tokens}}
+
+    async def _call(self, kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = await self._ask({"op": "call", "kind": kind, "body": dict(body)})
         if isinstance(found, dict) and "error" in found:
             raise request_error(found["error"])
@@ -191,9 +209,7 @@ class NativeEngine(Engine):
             await asyncio.to_thread(file.unlink, missing_ok=True)
 
     async def _slot(self, action: str, slot: int, file: Path) -> None:
-        found = await self._ask({"op": "call", "kind": action, "body": {"slot": slot, "file": file.name}})
-        if "error" in found:
-            raise request_error(found["error"])
+        await self._call(action, {"slot": slot, "file": file.name})
 
     async def close(self) -> None:
         if self._closed:

@@ -79,7 +79,6 @@ class OpenAiDialect(Dialect):
             if isinstance(choice.get("message"), dict)
             else choice
             for choice in answer.get("choices") or ()
-            if isinstance(choice, dict)
         ]
         return [_Decoder().normal({**answer, "choices": choices})]
 
@@ -119,9 +118,13 @@ class _Decoder(Decoder):
             if choice.get("finish_reason"):
                 self.finished = True
                 choice["finish_reason"] = _FINISH.get(choice["finish_reason"], choice["finish_reason"])
+            if isinstance(choice.get("logprobs"), dict) and "tokens" in choice["logprobs"]:
+                choice["logprobs"] = {"content": list(_legacy(choice["logprobs"]))}
             delta = choice.get("delta")
             if not isinstance(delta, dict):
                 continue
+            if isinstance(delta.get("content"), list):
+                delta["content"] = "".join(part["text"] for part in delta["content"] if part.get("type") == "text")
             if delta.get("reasoning") and not delta.get("reasoning_content"):
                 delta["reasoning_content"] = delta["reasoning"]
             if delta.get("refusal") and not delta.get("content"):
@@ -146,6 +149,20 @@ class _Decoder(Decoder):
         if isinstance(function.get("arguments"), dict):
             function["arguments"] = json.dumps(function["arguments"])
         return {**part, "index": index, "function": function}
+
+
+def _legacy(logprobs: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """The entries of ``/completions``, which has lists beside each other, as those of a chat."""
+    tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
+    for token, value, top in zip(tokens, values, tops, strict=True):
+        if value is not None:  # there is none for the first token of a prompt that is repeated
+            best = sorted((top or {}).items(), key=lambda pair: -pair[1])
+            yield {
+                "token": token,
+                "logprob": value,
+                "top_logprobs": [{"token": text, "logprob": logprob} for text, logprob in best],
+            }
 
 
 _FINISH = {"function_call": "tool_calls", "content_filter": "error", "eos": "stop", "max_tokens": "length"}

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import json
+import math
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -31,7 +33,9 @@ from ..errors import (
 )
 from ..platform.http import HttpClient, HttpResponse, default_client, unavailable
 from ._dialect import Call, Decoder, Dialect, StreamFailed
+from ._overflow import is_overflow
 from ._secrets import Credentials
+from ._shapes import CHUNK, fits, misunderstood, understood
 from ._sse import EventTooLarge, SseParser
 from .anthropic import AnthropicDialect
 from .base import CallKind, Engine, EngineInfo, StreamKind
@@ -47,6 +51,8 @@ MAX_RETRY_AFTER = 60.0
 BACK_OFF, MAX_BACK_OFF = 0.5, 8.0
 
 _RETRIED = {429, 502, 503, 504, 529}
+_WORDED = {400, 413, 422, 500}
+"""The statuses that servers without a code of their own give for a prompt that is too long."""
 _OVERFLOWS = {"exceed_context_size_error", "context_length_exceeded"}
 
 
@@ -79,7 +85,8 @@ class RemoteEngine(Engine):
         async with AsyncExitStack() as stack:
             response, secret, deadline = await self._send(stack, self._dialect.request(kind, body), "text/event-stream")
             if response.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
-                for chunk in self._dialect.whole(kind, await self._whole(response, deadline)):
+                answer = await self._whole(response, deadline)
+                for chunk in _understood(lambda: self._dialect.whole(kind, answer)):
                     yield chunk
                 return
             chunks = self._chunks(response, self._dialect.decoder(), deadline, secret)
@@ -109,7 +116,7 @@ class RemoteEngine(Engine):
             async with aclosing(_timed(response, deadline, self._options.idle_timeout)) as pieces:
                 async for piece in pieces:
                     for event in parser.feed(piece):
-                        for chunk in decoder.feed(event):
+                        for chunk in _understood(functools.partial(decoder.feed, event)):
                             yield chunk
                         if decoder.done:
                             return
@@ -132,11 +139,7 @@ class RemoteEngine(Engine):
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise RemoteError(
-                "The server's answer is not a JSON object.",
-                hint="Check that base_url is an API of the kind that was named.",
-                details={"reason": "protocol"},
-            )
+            raise misunderstood("The server's answer is not a JSON object.")
         return found
 
     async def _send(self, stack: AsyncExitStack, call: Call, accept: str) -> tuple[HttpResponse, str | None, float]:
@@ -229,7 +232,7 @@ class RemoteEngine(Engine):
         status = status or (code if isinstance(code, int) and 400 <= code < 600 else None) or _STATUS.get(kind)
         details = {"status": status, **({"type": kind} if kind else {}), **(facts or {})}
         text = f": {said}" if said else "."
-        if {kind, str(code)} & _OVERFLOWS:
+        if {kind, str(code)} & _OVERFLOWS or (status in _WORDED and is_overflow(said)):
             details |= {name: fields[name] for name in ("n_prompt_tokens", "n_ctx") if name in fields}
             return ContextOverflow(f"The prompt is too long for the server's model{text}", details=details)
         if code == "model_not_found":
@@ -284,6 +287,19 @@ def _target(descriptor: Gateway | Provider) -> tuple[str, Dialect]:
     return url, OpenAiDialect(descriptor.model, "openai", "provider_options", own=own)
 
 
+def _understood(read: Callable[[], Iterable[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The chunks that ``read`` finds.
+
+    Raises:
+        RemoteError: what it reads has not the shape of the API.
+    """
+    with understood():
+        chunks = list(read())
+        if all(fits(chunk, CHUNK) for chunk in chunks):
+            return chunks
+    raise misunderstood()
+
+
 def _join(base: str, path: str) -> str:
     """The address of an operation; ``../`` leaves the last part of the base's path, where it is a version."""
     if not path.startswith("../"):
@@ -318,7 +334,7 @@ def _retry_after(response: HttpResponse) -> float | None:
     fine, coarse = response.headers.get("retry-after-ms"), response.headers.get("retry-after")
     for text, unit in ((fine, 1e-3), (coarse, 1.0)):
         try:
-            if text is not None and (seconds := float(text) * unit) >= 0:
+            if text is not None and 0 <= (seconds := float(text) * unit) < math.inf:
                 return seconds
         except ValueError:
             continue

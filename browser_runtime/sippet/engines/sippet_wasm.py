@@ -22,7 +22,8 @@ from ..errors import (
 from ..models.pairing import POOLING
 from ._host import HostError
 from ._hosted import STREAMED, HostedEngine, ModelFiles
-from ._refused import refused
+from ._overflow import is_overflow
+from ._refused import not_loaded, refused
 from .base import CallKind, EngineInfo, StreamKind
 from .wasm import WasmPlan
 
@@ -53,7 +54,10 @@ class SippetEngine(HostedEngine):
         values = {"model": files.shards[0].name, **_load_values(config)}
         values |= {"mmproj": files.projector.name} if files.projector else {}
         values |= {"lora": [{"path": adapter.name, "scale": 0} for adapter in files.lora]} if files.lora else {}
-        return _info(await self._operation("load", values), threads, plan)
+        try:
+            return _info(await self._operation("load", values), threads, plan)
+        except InvalidModel as error:
+            raise not_loaded(error, config.context.chat_template) from error
 
     async def stream(
         self, kind: StreamKind, body: Mapping[str, Any], files: tuple[bytes, ...] = ()
@@ -137,8 +141,9 @@ def _info(info: Mapping[str, Any], threads: int, plan: WasmPlan) -> EngineInfo:
 def _error(error: HostError) -> SippError:
     if error.crashed:
         return error.to_crash()
-    if error.code in _ERRORS:
-        cls, hint = _ERRORS[error.code]
+    code = "context_exceeded" if is_overflow(error.message) else error.code
+    if code in _ERRORS:
+        cls, hint = _ERRORS[code]
         details = {"log": error.log, "reason": "engine"} if issubclass(cls, InvalidModel) else {"log": error.log}
         return cls(f"The engine says: {error.message}.", hint=hint, details=details)
     return refused(error.message)

@@ -25,7 +25,8 @@ from ..models.pairing import POOLING
 from . import _glue
 from ._host import HostError
 from ._hosted import STREAMED, HostedEngine, ModelFiles
-from ._refused import refused
+from ._overflow import is_overflow
+from ._refused import not_loaded, refused
 from .base import CallKind, EngineInfo, StreamKind
 from .wasm import WasmPlan
 
@@ -61,10 +62,10 @@ class WllamaEngine(HostedEngine):
         try:
             reply = await self._call("load", "load_req", values)
         except HostError as error:
-            raise _load_error([*error.log, error.message]) from error
+            raise _load_error([*error.log, error.message], config) from error
         result = _glue.decode(reply["data"])
         if not result["success"]:
-            raise _load_error([])
+            raise _load_error(reply["log"], config)
         return _info({**result, "log": reply["log"]}, plan, config)
 
     async def stream(
@@ -271,7 +272,7 @@ def _memory_is_out(texts: Sequence[str]) -> bool:
     )
 
 
-def _load_error(log: list[str]) -> SippError:
+def _load_error(log: list[str], config: RuntimeConfig) -> SippError:
     reason = _reason(log)
     details = {"log": log}
     if _memory_is_out(log):
@@ -284,17 +285,18 @@ def _load_error(log: list[str]) -> SippError:
         return UnsupportedModel(
             f"The engine can't run this model: {reason}", hint="Take another model.", details=details
         )
-    return InvalidModel(
+    failure = InvalidModel(
         f"The model file can't be loaded: {reason}",
         hint="The file may be damaged: download it again, or take another one.",
         details={"reason": "engine", **details},
     )
+    return not_loaded(failure, config.context.chat_template)
 
 
 def _request_error(content: Mapping[str, Any]) -> SippError:
     error = content.get("error", content)
     message = str(error.get("message", error))
-    if error.get("type") == "exceed_context_size_error" or "context size" in message:
+    if error.get("type") == "exceed_context_size_error" or "context size" in message or is_overflow(message):
         return ContextOverflow(message, details={k: error[k] for k in ("n_prompt_tokens", "n_ctx") if k in error})
     if error.get("type") == "invalid_request_error":
         return refused(message)
