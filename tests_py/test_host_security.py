@@ -45,6 +45,7 @@ def _answers(server: Running) -> dict[str, Answer]:
         "206": ask(url, MODEL, headers={"Range": "bytes=0-3"}),
         "304": ask(url, MODEL, headers={"If-None-Match": etag}),
         "400": send_raw(server.port, b"GET / nonsense\r\n\r\n"),
+        "400 by its URL": send_raw(server.port, b"GET http://xn--a/ HTTP/1.1\r\nHost: xn--a\r\n\r\n"),
         "403": ask(url, "/", "POST", {"Origin": "https://evil.example"}),
         "404": ask(url, "/nothing"),
         "404 asset": ask(url, "/assets/0/x"),

@@ -84,6 +84,7 @@ def test_a_server_that_does_not_answer_is_told_of_while_it_is_asked_again(call: 
     assert status == 0
     told = [line for line in err.splitlines() if "Trying again" in line]
     assert len(told) == 2 and all(server.url in line and "503" in line for line in told)
+    assert "Downloading" not in err  # what gets on has the bar
 
 
 def test_a_path_and_its_shards_can_be_pulled(call: Call, tiny: Path, tmp_path: Path) -> None:

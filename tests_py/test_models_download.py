@@ -501,12 +501,13 @@ def test_a_download_can_be_paused_and_resumed(tmp_path: Path) -> None:
             await until(lambda: server.sent >= 200_000)
             run.pause()
             await asyncio.sleep(0.2)
-            sent, text = server.sent, run.status.text
+            sent, status = server.sent, run.status
             await asyncio.sleep(0.3)
-            assert (server.sent, text) == (sent, "Paused.")
+            assert (server.sent, status.text, status.waiting) == (sent, "Paused.", True)
             assert sent < len(BIG)
             run.resume()
             await run
+            assert not run.status.waiting
             assert server.sent <= len(BIG) + 8 * (64 << 10)
 
     run(main())

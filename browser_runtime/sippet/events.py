@@ -20,6 +20,7 @@ class Status:
         total: how much there is, or ``None`` where the server doesn't say.
         rate: bytes per second over the last seconds.
         eta: seconds left, or ``None`` where unknown.
+        waiting: whether something holds it up, such as a server that does not answer: ``text`` then says what.
     """
 
     state: State
@@ -28,6 +29,7 @@ class Status:
     total: int | None = None
     rate: float | None = None
     eta: float | None = None
+    waiting: bool = False
 
 
 OnProgress = Callable[[Status], Any]

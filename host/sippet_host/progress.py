@@ -12,7 +12,6 @@ from typing import Any, TextIO, TypeVar
 from sippet.events import OnProgress, Status
 
 _WIDTH = 28
-_USUAL = "Downloading"  # how the text of a download begins that gets on
 R = TypeVar("R")
 
 
@@ -93,7 +92,7 @@ async def with_progress(run: Callable[[OnProgress], Coroutine[Any, Any, R]]) -> 
 
         def report(status: Status) -> None:
             nonlocal shown, said
-            if status.state == "downloading" and not status.text.startswith(_USUAL) and status.text != said:
+            if status.waiting and status.text != said:
                 said = status.text
                 shown.say(said) if shown else say(said)
             if status.state == "downloading" and status.total and shown is None:

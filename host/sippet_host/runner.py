@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
+from yarl import URL
 
 from .app import http_error
 from .errors import BadRequest, HostError, InternalError, RequestTooLarge
@@ -54,13 +56,16 @@ class _Protocol(RequestHandler):
         elif isinstance(exc, LineTooLong):
             error, status = RequestTooLarge("The URL or a header is too long."), 431
         else:
-            # A client's nonsense is no reason for a traceback in the log.
-            error = BadRequest("The request is not valid HTTP.", hint="Send a request as RFC 9112 has it.")
+            error = _nonsense()  # a client's is no reason for a traceback in the log
         if request.writer.output_size:
             raise ConnectionError("a part of an answer was sent already")
         response = self._look.refuse(request, error, status)
         response.force_close()
         return response
+
+
+def _nonsense() -> BadRequest:
+    return BadRequest("The request is not valid HTTP.", hint="Send a request as RFC 9112 has it.")
 
 
 class _Server(web.Server):
@@ -97,7 +102,19 @@ class Runner(web.AppRunner):
                 if self._match_info is None:
                     look.dress(response.headers, response.content_type)
 
+        class Malformed(Request):
+            pass
+
+        def make(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            try:
+                return partial(self.app._make_request, _cls=Request)(message, *rest)
+            except ValueError:  # the host in its URL can be none: aiohttp would drop the connection, with a traceback
+                unnamed = message._replace(url=URL("/"))
+                return partial(self.app._make_request, _cls=Malformed)(unnamed, *rest)
+
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            if isinstance(request, Malformed):
+                return look.refuse(request, _nonsense(), BadRequest.status)
             try:
                 return await plain.request_handler(request)
             except web.HTTPException as error:  # raised outside the middlewares, such as 417
@@ -105,7 +122,7 @@ class Runner(web.AppRunner):
 
         return _Server(
             handle,
-            request_factory=partial(self.app._make_request, _cls=Request),
+            request_factory=make,
             loop=plain._loop,
             look=look,
             **plain._kwargs,

@@ -15,7 +15,9 @@ import {SippClient, SippError} from "./sippet.mjs";
 export const EXTRACT = "Take the data out of the text and answer with JSON only.";
 export const CLASSIFY = "Say which label fits the text best. Answer with one of: {labels}.";
 
-const IDLE = Object.freeze({state: "idle", text: "Not loaded.", bytes: 0, total: null, rate: null, eta: null});
+const IDLE = Object.freeze({
+  state: "idle", text: "Not loaded.", bytes: 0, total: null, rate: null, eta: null, waiting: false,
+});
 const ENDPOINT = "model";
 
 /** A value and those who watch it. */

@@ -227,6 +227,7 @@ export interface Status {
   total: number | null;
   rate: number | null;
   eta: number | null;
+  waiting: boolean;
 }
 
 export interface ChatMessage {

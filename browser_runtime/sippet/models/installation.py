@@ -110,7 +110,7 @@ class Installation:
             if not await stack.enter_async_context(self._storage.lock(lock, wait=False)):
                 end = self._storage.listen(lock, lambda message: self._report(_status(message)))
                 try:
-                    self._report(Status("downloading", "Another tab is fetching this model."))
+                    self._report(Status("downloading", "Another tab is fetching this model.", waiting=True))
                     await stack.enter_async_context(self._storage.lock(lock))
                 finally:
                     end()

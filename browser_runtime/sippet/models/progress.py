@@ -22,7 +22,7 @@ class Meter:
     Attributes:
         total: bytes in all, once known.
         done: bytes that are here.
-        note: replaces the text for as long as it is set.
+        note: what holds the download up, for as long as it does.
     """
 
     def __init__(self, report: Callable[[Status], object]) -> None:
@@ -50,7 +50,7 @@ class Meter:
         """Report now.
 
         Args:
-            note: replaces the text, where something else than progress is to be said.
+            note: what holds the download up.
         """
         now = time.monotonic()
         self._marks.append((now, self.done))
@@ -59,9 +59,9 @@ class Meter:
         start, before = self._marks[0]
         rate = max(0.0, (self.done - before) / (now - start)) if now > start else None
         eta = (self.total - self.done) / rate if rate and self.total is not None else None
-        self._report(
-            Status("downloading", note or self.note or self._text(rate, eta), self.done, self.total, rate, eta)
-        )
+        note = note or self.note
+        text = note or self._text(rate, eta)
+        self._report(Status("downloading", text, self.done, self.total, rate, eta, waiting=bool(note)))
 
     def _text(self, rate: float | None, eta: float | None) -> str:
         of = f" of {megabytes(self.total)}" if self.total else ""
