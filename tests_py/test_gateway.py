@@ -209,7 +209,8 @@ def test_a_body_that_is_no_json_object_is_refused(url: str, path: str, body: byt
     answer = send_raw(
         int(url.rpartition(":")[2]),
         f"POST {path} HTTP/1.1\r\nHost: {url[7:]}\r\nAuthorization: Bearer {KEYS['OPS_KEY']}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode() + body,
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body,
     )
     assert (answer.status, answer.code) == (400, "usage")
 

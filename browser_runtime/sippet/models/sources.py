@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .. import platform
+from .._json import is_text
 from ..errors import InvalidOption
 from ..platform.base import Source
 from ..platform.http import HttpClient
@@ -18,7 +19,6 @@ from .manifest import Manifest, ModelFile, shard_stem, slug, with_single_chunks
 from .registry import RegistryEntry
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MANIFEST_LIMIT = 16 << 20
 _MAX_SHARDS = 1000
 
@@ -59,7 +59,7 @@ async def find(
         InvalidOption: it is none of these, or the id or the name can't be one.
     """
     for option, text in (("id", id), ("name", name)):
-        if text is not None and (not isinstance(text, str) or not 0 < len(text) <= 500 or _LONE_SURROGATE.search(text)):
+        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 500 and is_text(text)):
             raise InvalidOption(option, f"{option} must be a text of 1 to 500 characters.")
     wanted = await _find(source, http)
     if projector is not None:

@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urldefrag, urlsplit, urlunsplit
 
 from ..errors import InvalidOption, RemoteError, RemoteUnavailable
 
@@ -158,23 +158,23 @@ def display_url(url: str) -> str:
 
 def sendable(url: str) -> str:
     """An ``http`` or ``https`` URL as it can be sent: its host in the form of IDNA, and percent-encoded where it is not
-    ASCII (RFC 3987, 3.1).
+    ASCII (RFC 3987, 3.1), without its fragment.
 
     Raises:
         InvalidOption: it is not such a URL.
     """
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # refuses a port that is none
-        if parts.scheme not in ("http", "https") or not host:
+        parts = urlsplit(urldefrag(url).url)
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme not in ("http", "https") or port == 0:
+            raise ValueError("no address")
+        # IDNA refuses labels that are empty or too long.
+        name = f"[{host}]" if ":" in host else host.encode("idna").decode()
+        if not re.fullmatch(r"[!-~]+", name):
             raise ValueError("no host")
-        known = parts.netloc.isascii()
-        netloc = (
-            parts.netloc if known else re.sub(re.escape(host), host.encode("idna").decode(), parts.netloc, flags=re.I)
-        )
-        if not re.fullmatch(r"[\x21-\x7e]+", netloc):
-            raise ValueError("characters that no host has")
-        return re.sub(r"[^\x21-\x7e]+", lambda found: quote(found[0]), urlunsplit(parts._replace(netloc=netloc)))
+        user, at, _ = parts.netloc.rpartition("@")
+        netloc = user + at + name + ("" if port is None else f":{port}")
+        return re.sub(r"[^!-~]+", lambda found: quote(found[0]), parts._replace(netloc=netloc).geturl())
     except ValueError as error:  # also UnicodeError
         shown = display_url(url).encode(errors="backslashreplace").decode()
         raise InvalidOption("url", f"Not a usable http or https URL: {shown!r}.", hint="Check the address.") from error
