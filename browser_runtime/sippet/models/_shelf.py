@@ -26,7 +26,7 @@ from ._transfer import Validator
 from .journal import UNHASHED, Journal
 from .progress import Meter
 
-PART = 2 << 20  # bytes of a chunk after which the journal notes that they are there
+PART = 1 << 20  # bytes of a chunk after which the journal notes that they are there: each connection may lose as many
 FLUSH_EVERY = 256 << 20  # bytes; each time the tab waits for the disk
 _HASH_PIECE = 1 << 20
 
