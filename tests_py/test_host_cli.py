@@ -271,6 +271,15 @@ def test_a_wrong_option_exits_with_2_and_names_it(
     assert next(word for word in arguments if word.startswith("--")) in err
 
 
+@pytest.mark.parametrize("command", [["serve", str(TINY)], ["models", "list"], ["query", "x"]])
+def test_a_cache_folder_that_can_t_be_is_told(
+    call: Callable[..., tuple[int, str, str]], environment: dict[str, str], command: list[str]
+) -> None:
+    environment["SIPPET_CACHE"] = "~nobody-of-that-name/cache"
+    status, _, err = call(*command)
+    assert (status, err.splitlines()[-1][:22]) == (1, "Error [configuration]:")
+
+
 def test_version_and_help(call: Callable[..., tuple[int, str, str]]) -> None:
     assert call("--version") == (0, f"sippet, version {__version__}\n", "")
     assert "serve" in call("--help")[1]
