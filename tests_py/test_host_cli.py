@@ -228,6 +228,8 @@ def call(
         (["serve", str(TINY), "--host", "203.0.113.7", "--port", "0"], "configuration"),
         (["serve", str(TINY), "--host", "no.such.host.invalid", "--port", "0"], "configuration"),
         (["serve", str(TINY), "--host", "no..such", "--port", "0"], "configuration"),
+        (["serve", str(TINY), "--allowed-host", "http://proxy.example", "--port", "0"], "configuration"),
+        (["serve", str(TINY), "--allowed-host", "proxy.example:99999", "--port", "0"], "configuration"),
         (["serve", ""], "model_not_found"),
         (["serve", "~nobody-of-that-name/x.gguf"], "model_not_found"),
         (["serve", "x" * 300 + "-00001-of-00002.gguf"], "model_not_found"),
