@@ -245,6 +245,11 @@ def test_a_key_sees_and_uses_its_own_targets_only(url: str) -> None:
     body = {"model": "far", "messages": FRANCE, "max_tokens": 1}
     assert ask(url, "/v1/chat/completions", body, key=KEYS["TAB_KEY"])[0] == 404
     assert ask(url, "/healthz", key=None)[2]["status"] == "ok"
+    for target in ("tiny", "vectors"):
+        ask(url, "/v1/embeddings", {"model": target, "input": "x"})
+    assert 'target="vectors"' in ask(url, "/metrics")[2]
+    shown = ask(url, "/metrics", key=KEYS["TAB_KEY"])[2]
+    assert 'target="tiny"' in shown and 'target="vectors"' not in shown
 
 
 def test_a_short_lived_token_does_what_it_says_and_no_longer(url: str) -> None:

@@ -228,6 +228,8 @@ def call(
         (["serve", str(TINY), "--host", "203.0.113.7", "--port", "0"], "configuration"),
         (["serve", str(TINY), "--host", "no.such.host.invalid", "--port", "0"], "configuration"),
         (["serve", str(TINY), "--host", "no..such", "--port", "0"], "configuration"),
+        (["serve", str(TINY), "--allowed-host", "http://proxy.example", "--port", "0"], "configuration"),
+        (["serve", str(TINY), "--allowed-host", "proxy.example:99999", "--port", "0"], "configuration"),
         (["serve", ""], "model_not_found"),
         (["serve", "~nobody-of-that-name/x.gguf"], "model_not_found"),
         (["serve", "x" * 300 + "-00001-of-00002.gguf"], "model_not_found"),
@@ -269,6 +271,15 @@ def test_a_wrong_option_exits_with_2_and_names_it(
     status, _, err = call(*arguments)
     assert status == 2
     assert next(word for word in arguments if word.startswith("--")) in err
+
+
+@pytest.mark.parametrize("command", [["serve", str(TINY)], ["models", "list"], ["query", "x"]])
+def test_a_cache_folder_that_can_t_be_is_told(
+    call: Callable[..., tuple[int, str, str]], environment: dict[str, str], command: list[str]
+) -> None:
+    environment["SIPPET_CACHE"] = "~nobody-of-that-name/cache"
+    status, _, err = call(*command)
+    assert (status, err.splitlines()[-1][:22]) == (1, "Error [configuration]:")
 
 
 def test_version_and_help(call: Callable[..., tuple[int, str, str]]) -> None:

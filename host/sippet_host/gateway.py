@@ -140,13 +140,19 @@ class GatewayServer:
         return web.json_response({"status": "ok", "targets": len(self._config.targets)})
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        """Counters in Prometheus' text format."""
-        lines = ["# TYPE sippet_requests_total counter"]
-        lines += [
-            f'sippet_requests_total{{target="{t}",outcome="{o}"}} {n}' for (t, o), n in sorted(self._requests.items())
-        ]
-        lines.append("# TYPE sippet_tokens_total counter")
-        lines += [f'sippet_tokens_total{{target="{t}",kind="{k}"}} {n}' for (t, k), n in sorted(self._tokens.items())]
+        """Counters in Prometheus' text format, of the targets that the asker may use."""
+        may_use = request["caller"].may_use
+        lines = []
+        for metric, label, counter in (
+            ("sippet_requests_total", "outcome", self._requests),
+            ("sippet_tokens_total", "kind", self._tokens),
+        ):
+            lines.append(f"# TYPE {metric} counter")
+            lines += [
+                f'{metric}{{target="{_label(target)}",{label}="{value}"}} {count}'
+                for (target, value), count in sorted(counter.items())
+                if may_use(target)
+            ]
         lines += ["# TYPE sippet_running gauge", f"sippet_running {self._running.total()}"]
         return web.Response(text="\n".join(lines) + "\n")
 
@@ -345,6 +351,11 @@ def _schema(form: Mapping[str, Any]) -> Any:
         "response_format is none that the gateway knows.",
         hint='For example {"type": "json_schema", "json_schema": {"name": "answer", "schema": {...}}}.',
     )
+
+
+def _label(text: str) -> str:
+    """A label's value in Prometheus' text format."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 async def _send(response: web.StreamResponse, value: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import re
 
 from aiohttp import web
 
-from .errors import BadRequest, ForeignOrigin, WrongHost
+from .errors import BadRequest, ConfigurationError, ForeignOrigin, WrongHost
 
 _AUTHORITY = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:/@?#\[\]]+)(?::(?P<port>\d{1,5}))?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -24,6 +24,9 @@ class HostCheck:
     Args:
         host: the address that the server listens on; its name is right as well.
         allowed: further names, as ``name`` (with this server's port, or none) or ``name:port``.
+
+    Raises:
+        ConfigurationError: one of them can't be a host's name.
     """
 
     def __init__(self, host: str, allowed: tuple[str, ...] = ()) -> None:
@@ -32,11 +35,13 @@ class HostCheck:
         self._exact: set[tuple[str, int]] = set()
         self._proxied: set[str] = set()
         for entry in allowed:
-            match = _AUTHORITY.fullmatch(entry.lower())
-            if match and match["port"]:
+            match = _AUTHORITY.fullmatch(bracketed(entry))
+            if match is None or int(match["port"] or 0) > 65535:
+                raise ConfigurationError(f"{entry!r} can't be a host's name.", hint="Write it as NAME or NAME:PORT.")
+            if match["port"]:
                 self._exact.add((match["name"], int(match["port"])))
             else:
-                self._proxied.add(bracketed(entry))
+                self._proxied.add(match["name"])
 
     def check(self, request: web.Request) -> None:
         """Lets a request pass.

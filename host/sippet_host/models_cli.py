@@ -326,7 +326,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _store() -> ModelStore:
-    return ModelStore(FolderStorage())
+    return ModelStore(FolderStorage(paths.cache_dir() / "store"))
 
 
 def _line(model: InstalledModel) -> str:

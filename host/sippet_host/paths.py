@@ -50,11 +50,15 @@ def cache_dir() -> Path:
     Raises:
         ConfigurationError: there is no such place.
     """
+    try:
+        return _cache_dir()
+    except RuntimeError as error:
+        raise ConfigurationError(f"There is no cache folder: {error}", hint="Set SIPPET_CACHE to a folder.") from error
+
+
+def _cache_dir() -> Path:
     if chosen := os.environ.get("SIPPET_CACHE"):
-        try:
-            return Path(chosen).expanduser().absolute()
-        except RuntimeError as error:
-            raise ConfigurationError(f"SIPPET_CACHE can't be {chosen}: {error}") from error
+        return Path(chosen).expanduser().absolute()
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg) / "sippet"
     if sys.platform == "darwin":

@@ -105,7 +105,8 @@ class Precompressor:
                 # Without a variant the file is sent as it is: a full disk must not end the server.
                 with contextlib.suppress(OSError):
                     self.make(source, sha256, encoding, stop)
-        self._prune({sha256 for _, sha256 in sources})
+        with contextlib.suppress(OSError):
+            self._prune({sha256 for _, sha256 in sources})
 
     def _prune(self, used: set[str]) -> None:
         """Removes variants of contents that were replaced long ago."""
