@@ -103,6 +103,7 @@ CALLS: dict[str, Callable[[SippClient, Any], Any]] = {
     "LocalModel": lambda client, x: client.add("new", LocalModel(x)),
     "LocalModel of a list": lambda client, x: client.add("new", LocalModel([x])),
     "projector": lambda client, x: client.add("new", LocalModel(TINY, projector=[x])),
+    "run_tools on_tokens": lambda client, x: client.run_tools(HELLO, [print], on_tokens=x, on_step=x, max_tokens=1),
     "subscribe": lambda client, x: client.subscribe(x)(),
     "a tool": lambda client, x: client.chat(HELLO, tools=[x], max_tokens=1),
     "a tool's name": lambda client, x: client.chat(HELLO, tools=[function(name=x)], max_tokens=1),

@@ -198,11 +198,12 @@ def to_body(options: TextOptions, defaults: SamplingOptions | None = None, *, ch
     """
     body = _sampling(defaults) if defaults else {}
     body |= _sampling(options)
-    for name in ("max_tokens", "grammar", "tools", "tool_choice", "parallel_tool_calls"):
+    of_tools = ("tools", "tool_choice", "parallel_tool_calls") if options.tools is None or options.tools else ()
+    for name in ("max_tokens", "grammar", *of_tools):
         value = getattr(options, name)
         if value is not None:
             body[name] = _json.plain(value)
-    if options.stop is not None:
+    if options.stop:
         body["stop"] = [options.stop] if isinstance(options.stop, str) else list(options.stop)
     if options.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": options.logprobs} if chat else {"logprobs": options.logprobs}
