@@ -116,6 +116,15 @@ class TextRequest:
         return _stops.until(stream, stops) if stops else stream
 
 
+    def blamed(self, error: InvalidOption) -> InvalidOption:
+        """A refusal by the option that was given, where the engine names what was made of it."""
+        options = self._options
+        made_of = "json_schema" if options.json_schema is not None else "tools" if options.tools else error.option
+        if error.option not in ("grammar", "json_schema") or getattr(options, error.option) is not None:
+            return error
+        return InvalidOption(made_of, error.message, hint=f"Change {made_of}.")
+
+
 def texts_of(name: str, value: str | Sequence[str]) -> list[str]:
     """One text or several, as a list.
 

@@ -537,6 +537,8 @@ class SippClient:
                     async for chunk in stream:
                         target.scheduler.computed(slot)
                         yield chunk
+                except InvalidOption as error:
+                    raise request.blamed(error) from error.__cause__
                 finally:
                     await stream.aclose()
 
