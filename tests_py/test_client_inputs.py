@@ -109,6 +109,10 @@ CALLS: dict[str, Callable[[SippClient, Any], Any]] = {
     "a tool's name": lambda client, x: client.chat(HELLO, tools=[function(name=x)], max_tokens=1),
     "a tool's parameters": lambda client, x: client.chat(HELLO, tools=[function(parameters=x)], max_tokens=1),
     "tool_choice": lambda client, x: client.chat(HELLO, tools=[function()], tool_choice=x, max_tokens=1),
+    "tool_choice's type": lambda client, x: client.chat(
+        HELLO, tools=[function()], tool_choice={"type": x}, max_tokens=1
+    ),
+    "a tool's type": lambda client, x: client.chat(HELLO, tools=[{**function(), "type": x}], max_tokens=1),
     "tool_choice's name": lambda client, x: client.chat(
         HELLO, tools=[function()], tool_choice=function(name=x), max_tokens=1
     ),

@@ -14,7 +14,7 @@ from .capabilities import refuse_unsupported
 from .engines._shapes import understood
 from .engines.base import Engine, EngineInfo, StreamKind
 from .errors import EngineError, InvalidOption, UnsupportedOperation, UnsupportedOption
-from .options import EmbedOptions, TextOptions, check_json, check_tool, to_body
+from .options import EmbedOptions, TextOptions, check_json, refuse_other_tools, to_body
 from .results import EmbedResult, RankedDocument, RerankResult, Usage
 from .schema import parser_of, schema_of
 
@@ -57,8 +57,8 @@ class TextRequest:
                 raise UnsupportedOption("media", "This engine sees images in chats only.", hint="Use chat().")
         if options.tools and not chat:
             raise UnsupportedOption("tools", "query() has no tools: they need a conversation.", hint="Use chat().")
-        if local and None in map(check_tool, options.tools or ()):
-            raise UnsupportedOption("tools", "This endpoint has tools of the type function only.", hint="Use those.")
+        if local:
+            refuse_other_tools(options.tools, options.tool_choice, "This endpoint")
         self._body = {**body, **to_body(options, target.runtime.sampling if local else None, chat=chat)}
         self._add_lora()
         if options.json_schema is not None:
