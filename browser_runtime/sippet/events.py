@@ -42,6 +42,7 @@ EventType = Literal[
 class ClientEvent:
     """Something happened. ``data`` holds plain values that depend on ``type``.
 
+    ``progress`` carries ``status``, a :class:`Status`; where an ``add`` failed its state is ``error``.
     ``degraded`` carries ``reason``: a sentence that says what runs in a lesser way, why, and what to do.
     """
 

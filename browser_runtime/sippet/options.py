@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from . import _json
-from ._fields import LOCAL, REMOTE, check, option
+from ._fields import LOCAL, MOST, REMOTE, check, option
 from .errors import InvalidOption, UnsupportedOption
 
 Sampler = Literal["dry", "top_k", "typ_p", "top_p", "top_n_sigma", "min_p", "xtc", "temperature", "infill", "penalties"]
 ToolChoice = Literal["auto", "none", "required"]
-
-MOST = 2**31 - 1
-"""The largest whole number that engines and servers take."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
