@@ -12,6 +12,7 @@ from leftovers import nothing_left, settled
 from scripted_engine import HELLO, MODEL, ScriptedEngine, answer, delta, engines
 from sippet import (
     AmbiguousEndpoint,
+    ChatMessage,
     ClientClosed,
     EndpointNotFound,
     InvalidModel,
@@ -24,6 +25,7 @@ from sippet import (
     UnsupportedOption,
 )
 from sippet.engines.base import Engine, EngineInfo
+from sippet.messages import check_messages
 
 INFO = EngineInfo("wasm", "cpu", engine="wllama", has_chat_template=True, has_vision=False, embeds=False)
 
@@ -342,6 +344,29 @@ def test_every_request_starts_before_it_ends() -> None:
                     seen.clear()
 
     asyncio.run(main())
+
+
+def test_an_embedding_that_is_cancelled_at_once_is_told_as_failed() -> None:
+    async def main() -> None:
+        seen: list[str] = []
+        with engines(says(embeds=True)):
+            async with SippClient() as client:
+                await client.add("it", MODEL)
+                client.subscribe(lambda event: seen.append(event.type))
+                client.embed("x").cancel()
+                await settled()
+        assert seen[0] == "request_failed"
+
+    asyncio.run(main())
+
+
+def test_messages_of_the_tool_loop_can_be_chat_messages() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    asked, told = ChatMessage("assistant", tool_calls=[call]), ChatMessage("tool", "x", tool_call_id="a")
+    assert check_messages([asked, told]) == [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "x", "tool_call_id": "a"},
+    ]
 
 
 def test_a_failed_add_is_told_to_those_who_subscribed() -> None:

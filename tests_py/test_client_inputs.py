@@ -103,11 +103,16 @@ CALLS: dict[str, Callable[[SippClient, Any], Any]] = {
     "LocalModel": lambda client, x: client.add("new", LocalModel(x)),
     "LocalModel of a list": lambda client, x: client.add("new", LocalModel([x])),
     "projector": lambda client, x: client.add("new", LocalModel(TINY, projector=[x])),
+    "run_tools on_tokens": lambda client, x: client.run_tools(HELLO, [print], on_tokens=x, on_step=x, max_tokens=1),
     "subscribe": lambda client, x: client.subscribe(x)(),
     "a tool": lambda client, x: client.chat(HELLO, tools=[x], max_tokens=1),
     "a tool's name": lambda client, x: client.chat(HELLO, tools=[function(name=x)], max_tokens=1),
     "a tool's parameters": lambda client, x: client.chat(HELLO, tools=[function(parameters=x)], max_tokens=1),
     "tool_choice": lambda client, x: client.chat(HELLO, tools=[function()], tool_choice=x, max_tokens=1),
+    "tool_choice's type": lambda client, x: client.chat(
+        HELLO, tools=[function()], tool_choice={"type": x}, max_tokens=1
+    ),
+    "a tool's type": lambda client, x: client.chat(HELLO, tools=[{**function(), "type": x}], max_tokens=1),
     "tool_choice's name": lambda client, x: client.chat(
         HELLO, tools=[function()], tool_choice=function(name=x), max_tokens=1
     ),

@@ -290,6 +290,26 @@ class Doll:
     inside: Doll | None
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("json_schema", {"type": "string", "minLength": 10**9}),
+        ("json_schema", {"type": "objekt"}),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {"type": "objekt"}}}]),
+        ("grammar", "root ::= ("),
+    ],
+)
+def test_what_no_grammar_can_be_made_of_is_refused_by_the_options_name(option: str, value: Any) -> None:
+    async def main() -> None:
+        async with SippClient() as client:
+            await client.add("it", LocalModel(TINY))
+            with pytest.raises(InvalidOption) as caught:
+                await client.chat([{"role": "user", "content": "Hello"}], max_tokens=2, **{option: value})
+            assert caught.value.option == option
+
+    asyncio.run(main())
+
+
 def test_a_structured_answer_may_contain_itself() -> None:
     async def work(client: SippClient) -> None:
         for seed in range(4):  # at this temperature the model says whatever the schema allows

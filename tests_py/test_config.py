@@ -38,6 +38,8 @@ def test_groups_are_given_as_mappings_or_as_themselves() -> None:
         ({"context": {"n_ctxx": 1}}, "n_ctxx"),
         ({"context": {"n_ctx": 0}}, "n_ctx"),
         ({"context": {"n_ctx": "big"}}, "n_ctx"),
+        ({"context": {"n_batch": 2**31}}, "n_batch"),
+        ({"cache": {"n_keep": 10**40}}, "n_keep"),
         ({"context": {"n_parallel": 65}}, "n_parallel"),
         ({"context": {"cache_type_k": "q9"}}, "cache_type_k"),
         ({"context": {"pooling": "none"}}, "pooling"),

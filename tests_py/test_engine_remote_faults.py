@@ -645,6 +645,20 @@ def test_anthropics_error_event_is_an_error() -> None:
     assert isinstance(failure(Server(late), make=anthropic), RemoteUnavailable)
 
 
+@pytest.mark.parametrize(
+    ("option", "options"),
+    [
+        ("tools", {"tools": [{"type": "web_search"}]}),
+        ("tool_choice", {"tools": [{"function": {"name": "f"}}], "tool_choice": {"type": "allowed_tools"}}),
+    ],
+)
+def test_tools_that_are_no_functions_are_only_for_servers_that_have_them(option: str, options: Any) -> None:
+    assert failure(Server(GOOD), make=anthropic, options=options).details["option"] == option
+    server = Server(GOOD)
+    run(server, options=options)
+    assert server.requests[0][2][option] == options[option]
+
+
 def test_a_conversation_is_translated_for_anthropic() -> None:
     messages = [
         {"role": "system", "content": "Be brief."},

@@ -135,6 +135,10 @@ def test_the_request_wins_over_the_model() -> None:
     assert body == {"temperature": 0.5, "top_k": 3}
 
 
+def test_what_is_empty_asks_for_nothing() -> None:
+    assert to_body(TextOptions(tools=[], tool_choice="auto", parallel_tool_calls=True, stop=[])) == {}
+
+
 def test_a_request_can_turn_off_what_the_model_turns_on() -> None:
     on = SamplingOptions(ignore_eos=True)
     assert to_body(TextOptions(), on) == {"ignore_eos": True}

@@ -260,6 +260,7 @@ def test_a_run_without_a_text_raises_when_it_is_cancelled() -> None:
             run.cancel("no need")
             with pytest.raises(Cancelled, match="no need"):
                 await run
+            assert isinstance(run.error, Cancelled)
         await nothing_left()
 
     asyncio.run(main())

@@ -159,6 +159,73 @@ def test_unload_stops_a_load_and_frees() -> None:
     asyncio.run(main())
 
 
+def test_a_load_after_an_unload_is_told_last() -> None:
+    class Slow(Plug):
+        async def unload(self) -> None:
+            await self.go.wait()
+            await super().unload()
+
+    async def main() -> None:
+        plug = Slow()
+        llm = LocalLLM(engine=plug)
+        await llm.load()
+        plug.go.clear()
+        unloading = asyncio.ensure_future(llm.unload())
+        await asyncio.sleep(0)
+        loading = asyncio.ensure_future(llm.load())
+        await asyncio.sleep(0)
+        plug.go.set()
+        await asyncio.gather(unloading, loading)
+        assert (plug.loaded, llm.status.state) == (True, "ready")
+
+    asyncio.run(main())
+
+
+def test_a_failure_of_any_kind_is_told_as_an_error() -> None:
+    class Broken(Plug):
+        async def load(self, model: RegistryEntry, on_status: Callable[[Status], Any]) -> None:
+            on_status(Status("loading"))
+            raise OSError("No disk.")
+
+    async def main() -> None:
+        llm = LocalLLM(engine=Broken())
+        with pytest.raises(OSError):
+            await llm.load()
+        assert llm.status == Status("error", "No disk.")
+
+    asyncio.run(main())
+
+
+def test_a_watcher_that_fails_keeps_nothing_from_being_loaded_or_told() -> None:
+    async def main() -> None:
+        heard: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context["exception"]))
+        llm = LocalLLM(engine=Plug())
+        seen: list[str] = []
+
+        def fails(status: Status) -> None:
+            if status.state != "idle":
+                raise ValueError(status.state)
+
+        llm.on_status_change(fails)
+        llm.on_status_change(lambda status: seen.append(status.state))
+        await llm.load()
+        assert llm.status.state == seen[-1] == "ready"
+        assert [str(error) for error in heard] == ["downloading", "ready"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("messages", [None, 5, [], [None], ["x"], [{"role": "user"}]])
+def test_wrong_messages_are_refused_before_anything_is_loaded(messages: Any) -> None:
+    plug = Plug()
+    with pytest.raises(InvalidOption):
+        asyncio.run(LocalLLM(engine=plug, system="Be brief.").generate(messages))
+    assert not plug.loads
+    with pytest.raises(InvalidOption, match="model"):
+        LocalLLM(messages, engine=plug)
+
+
 def test_what_is_extracted_and_classified_is_constrained() -> None:
     async def main() -> None:
         plug = Plug()

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "browser_runtime"))
 
 import sippet  # noqa: E402
 from sippet import simple, sync  # noqa: E402
-from sippet._fields import describe  # noqa: E402
+from sippet._fields import MOST, describe  # noqa: E402
 from sippet._remote_fields import RemoteFields  # noqa: E402
 from sippet.capabilities import ENGINES, table  # noqa: E402
 from sippet.errors import ERRORS  # noqa: E402
@@ -160,7 +160,7 @@ def _limits(metadata: Any) -> str:
     low, high, unit = metadata.get("low"), metadata.get("high"), str(metadata.get("unit", ""))
     if low is None and high is None:
         return unit
-    limits = f"≥ {low:g}" if high is None else f"≤ {high:g}" if low is None else f"{low:g} to {high:g}"
+    limits = f"≥ {low}" if high in (None, MOST) else f"≤ {high}" if low is None else f"{low} to {high}"
     return f"{limits} {unit}".strip()
 
 

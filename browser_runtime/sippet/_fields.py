@@ -24,6 +24,9 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 LOCAL: tuple[Backend, ...] = ("wasm", "native")
 REMOTE: tuple[Backend, ...] = ("remote",)
 
+MOST = 2**31 - 1
+"""The largest whole number that engines and servers take."""
+
 T = TypeVar("T")
 
 
@@ -179,7 +182,7 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise InvalidOption(name, f"{name} must be a finite number, not {value}.")
     if (low is not None and value < low) or (high is not None and value > high):
         limits = (
-            f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"from {low:g} to {high:g}"
+            f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
         )
         raise InvalidOption(name, f"{name} must be {limits}{' ' + unit if unit else ''}, not {value}.")
 

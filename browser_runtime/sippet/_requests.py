@@ -14,7 +14,7 @@ from .capabilities import refuse_unsupported
 from .engines._shapes import understood
 from .engines.base import Engine, EngineInfo, StreamKind
 from .errors import EngineError, InvalidOption, UnsupportedOperation, UnsupportedOption
-from .options import EmbedOptions, TextOptions, check_json, check_tool, to_body
+from .options import EmbedOptions, TextOptions, check_json, refuse_other_tools, to_body
 from .results import EmbedResult, RankedDocument, RerankResult, Usage
 from .schema import parser_of, schema_of
 
@@ -57,8 +57,8 @@ class TextRequest:
                 raise UnsupportedOption("media", "This engine sees images in chats only.", hint="Use chat().")
         if options.tools and not chat:
             raise UnsupportedOption("tools", "query() has no tools: they need a conversation.", hint="Use chat().")
-        if local and None in map(check_tool, options.tools or ()):
-            raise UnsupportedOption("tools", "This endpoint has tools of the type function only.", hint="Use those.")
+        if local:
+            refuse_other_tools(options.tools, options.tool_choice, "This endpoint")
         self._body = {**body, **to_body(options, target.runtime.sampling if local else None, chat=chat)}
         self._add_lora()
         if options.json_schema is not None:
@@ -114,6 +114,15 @@ class TextRequest:
         if self._generic_tools:
             stream = _generic_tools.parsed(stream)
         return _stops.until(stream, stops) if stops else stream
+
+
+    def blamed(self, error: InvalidOption) -> InvalidOption:
+        """A refusal by the option that was given, where the engine names what was made of it."""
+        options = self._options
+        made_of = "json_schema" if options.json_schema is not None else "tools" if options.tools else error.option
+        if error.option not in ("grammar", "json_schema") or getattr(options, error.option) is not None:
+            return error
+        return InvalidOption(made_of, error.message, hint=f"Change {made_of}.")
 
 
 def texts_of(name: str, value: str | Sequence[str]) -> list[str]:

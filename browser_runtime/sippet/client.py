@@ -23,7 +23,7 @@ from .engines._shapes import text_of, understood
 from .engines.base import CallKind, Engine, EngineInfo, StreamKind
 from .engines.wasm import EngineChoice
 from .errors import ClientClosed, InvalidOption, SippError, UnsupportedOperation
-from .events import ClientEvent, Status
+from .events import ClientEvent, Status, tell
 from .messages import Messages, check_messages
 from .options import EmbedOptions, TextOptions
 from .platform.base import ExecutionMode, WasmThreading
@@ -119,6 +119,8 @@ class SippClient:
             end = client.subscribe(lambda event: print(event.type, event.endpoint))
             end()
         """
+        if not callable(callback):
+            raise InvalidOption("callback", f"subscribe() takes a function, not {show(callback)}.")
         self._listeners.append(callback)
 
         def unsubscribe() -> None:
@@ -459,6 +461,9 @@ class SippClient:
         """
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
             raise InvalidOption("max_steps", f"max_steps must be a whole number from 1, not {show(max_steps)}.")
+        for name, callback in (("on_tokens", on_tokens), ("on_step", on_step)):
+            if callback is not None and not callable(callback):
+                raise InvalidOption(name, f"{name} must be a function, not {show(callback)}.")
         for name in ("tools", "emit_tokens"):
             if name in options:
                 raise InvalidOption(name, f"run_tools() sets {name} itself.")
@@ -532,6 +537,8 @@ class SippClient:
                     async for chunk in stream:
                         target.scheduler.computed(slot)
                         yield chunk
+                except InvalidOption as error:
+                    raise request.blamed(error) from error.__cause__
                 finally:
                     await stream.aclose()
 
@@ -584,21 +591,12 @@ class SippClient:
     def _emit(self, type: Any, endpoint: str | None, **data: Any) -> None:
         event = ClientEvent(type, endpoint, data)
         for listener in list(self._listeners):
-            _tell(listener, event)
+            tell(listener, event)
 
 
 def _report(descriptor: Descriptor, status: Status) -> None:
     if isinstance(descriptor, LocalModel) and descriptor.on_progress:
-        _tell(descriptor.on_progress, status)
-
-
-def _tell(callback: Callable[[Any], Any], news: object) -> None:
-    """Call a program's callback. What it raises is its own affair: no request fails of it."""
-    try:
-        callback(news)
-    except Exception as error:
-        message = f"A callback of SippClient failed: {callback!r}"
-        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
+        tell(descriptor.on_progress, status)
 
 
 def _is_token(value: Any) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ._fields import build, check, option
+from ._fields import MOST, build, check, option
 from .errors import InvalidOption
 from .options import SamplingOptions
 
@@ -26,11 +26,12 @@ class ContextConfig:
     n_ctx: int | None = option(
         "Context size, shared by all slots; by default what the model was trained on, at most 4096.",
         low=LEAST_N_CTX,
+        high=MOST,
         unit="tokens",
     )
-    n_batch: int | None = option("Most tokens in one logical batch of prefill.", low=1, unit="tokens")
+    n_batch: int | None = option("Most tokens in one logical batch of prefill.", low=1, high=MOST, unit="tokens")
     n_ubatch: int | None = option(
-        "Most tokens computed in one go: a cancel waits at most this long.", low=1, unit="tokens"
+        "Most tokens computed in one go: a cancel waits at most this long.", low=1, high=MOST, unit="tokens"
     )
     n_parallel: int = option("Slots: how many requests are computed together.", default=1, low=1, high=64)
     n_threads: int | None = option("CPU threads; by default what the place allows.", low=1, high=256)
@@ -45,7 +46,7 @@ class ContextConfig:
     rope_scaling: Literal["none", "linear", "yarn"] | None = option("RoPE scaling, to stretch the context.")
     rope_freq_base: float | None = option("RoPE base frequency.", low=0)
     rope_freq_scale: float | None = option("RoPE frequency factor.", low=0)
-    yarn_orig_ctx: int | None = option("YaRN: the context size of training.", low=0, unit="tokens")
+    yarn_orig_ctx: int | None = option("YaRN: the context size of training.", low=0, high=MOST, unit="tokens")
     yarn_ext_factor: float | None = option("YaRN: extrapolation mix.")
     yarn_attn_factor: float | None = option("YaRN: attention scale.")
     yarn_beta_fast: float | None = option("YaRN: low correction dimension.")
@@ -90,9 +91,11 @@ class CacheConfig:
     context_shift: bool = option(
         "Forget the oldest tokens when the context is full, instead of ending with `length`.", default=False
     )
-    n_keep: int | None = option("Tokens at the start that a context shift keeps; -1 keeps the prompt.", low=-1)
+    n_keep: int | None = option(
+        "Tokens at the start that a context shift keeps; -1 keeps the prompt.", low=-1, high=MOST
+    )
     n_cache_reuse: int | None = option(
-        "Also reuse equal pieces of at least this many tokens that have moved.", low=0, unit="tokens"
+        "Also reuse equal pieces of at least this many tokens that have moved.", low=0, high=MOST, unit="tokens"
     )
 
     def __post_init__(self) -> None:
@@ -103,8 +106,8 @@ class CacheConfig:
 class PlacementConfig:
     """Where the weights are."""
 
-    n_gpu_layers: int | None = option("Layers on the GPU; by default all where there is one.", low=0)
-    main_gpu: int | None = option("The GPU to use, where there are several.", low=0, backends=("native",))
+    n_gpu_layers: int | None = option("Layers on the GPU; by default all where there is one.", low=0, high=MOST)
+    main_gpu: int | None = option("The GPU to use, where there are several.", low=0, high=MOST, backends=("native",))
     split_mode: Literal["none", "layer", "row"] | None = option(
         "How several GPUs share the model.", backends=("native",)
     )
@@ -118,8 +121,12 @@ class PlacementConfig:
 class MultimodalConfig:
     """Images."""
 
-    image_min_tokens: int | None = option("Fewest tokens for an image, where its size varies.", low=1, unit="tokens")
-    image_max_tokens: int | None = option("Most tokens for an image, where its size varies.", low=1, unit="tokens")
+    image_min_tokens: int | None = option(
+        "Fewest tokens for an image, where its size varies.", low=1, high=MOST, unit="tokens"
+    )
+    image_max_tokens: int | None = option(
+        "Most tokens for an image, where its size varies.", low=1, high=MOST, unit="tokens"
+    )
     projector_on_gpu: bool | None = option("Run the projector on the GPU too.")
 
     def __post_init__(self) -> None:

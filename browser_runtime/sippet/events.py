@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -43,9 +44,19 @@ EventType = Literal[
 class ClientEvent:
     """Something happened. ``data`` holds plain values that depend on ``type``.
 
+    ``progress`` carries ``status``, a :class:`Status`; where an ``add`` failed its state is ``error``.
     ``degraded`` carries ``reason``: a sentence that says what runs in a lesser way, why, and what to do.
     """
 
     type: EventType
     endpoint: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
+
+
+def tell(callback: Callable[[Any], Any], news: object) -> None:
+    """Call a program's callback. What it raises is its own affair, told to the loop: nothing fails of it."""
+    try:
+        callback(news)
+    except Exception as error:
+        message = f"A callback of Sippet failed: {callback!r}"
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})

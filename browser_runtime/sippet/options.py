@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from . import _json
-from ._fields import LOCAL, REMOTE, check, option
-from .errors import InvalidOption
+from ._fields import LOCAL, MOST, REMOTE, check, option
+from .errors import InvalidOption, UnsupportedOption
 
 Sampler = Literal["dry", "top_k", "typ_p", "top_p", "top_n_sigma", "min_p", "xtc", "temperature", "infill", "penalties"]
 ToolChoice = Literal["auto", "none", "required"]
-
-MOST = 2**31 - 1
-"""The largest whole number that engines and servers take."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
@@ -137,7 +133,7 @@ class TextOptions(SamplingOptions):
         names = [check_tool(tool) for tool in self.tools or ()]
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise InvalidOption("tool_choice", "tool_choice asks for a function, but tools is empty.")
-        if isinstance(self.tool_choice, Mapping) and self.tool_choice.get("type", "function") == "function":
+        if isinstance(self.tool_choice, Mapping) and is_function(self.tool_choice):
             chosen = self.tool_choice.get("function")
             if not isinstance(chosen, Mapping) or chosen.get("name") not in [name for name in names if name]:
                 raise InvalidOption(
@@ -172,7 +168,7 @@ def check_tool(tool: Mapping[str, Any]) -> str | None:
     Raises:
         InvalidOption: it describes none.
     """
-    if tool.get("type", "function") != "function":
+    if not is_function(tool):
         return None
     function = tool.get("function")
     function = function if isinstance(function, Mapping) else {}
@@ -188,6 +184,22 @@ def check_tool(tool: Mapping[str, Any]) -> str | None:
     return name
 
 
+def is_function(tool: Any) -> bool:
+    """Whether a tool, or a choice of one, is of the type that everyone has; a choice that is a word is."""
+    return not isinstance(tool, Mapping) or tool.get("type", "function") == "function"
+
+
+def refuse_other_tools(tools: Sequence[Mapping[str, Any]] | None, choice: Any, who: str) -> None:
+    """Refuse tools that are no functions, for who has no others.
+
+    Raises:
+        UnsupportedOption: names ``tools`` or ``tool_choice``.
+    """
+    for name, found in (("tools", tools or ()), ("tool_choice", (choice,))):
+        if not all(map(is_function, found)):
+            raise UnsupportedOption(name, f"{who} takes functions as tools only.", hint="Use the type function.")
+
+
 def to_body(options: TextOptions, defaults: SamplingOptions | None = None, *, chat: bool = True) -> dict[str, Any]:
     """The options as fields of a llama-server request (OpenAI-shaped, with llama.cpp's extensions).
 
@@ -198,11 +210,12 @@ def to_body(options: TextOptions, defaults: SamplingOptions | None = None, *, ch
     """
     body = _sampling(defaults) if defaults else {}
     body |= _sampling(options)
-    for name in ("max_tokens", "grammar", "tools", "tool_choice", "parallel_tool_calls"):
+    of_tools = ("tools", "tool_choice", "parallel_tool_calls") if options.tools is None or options.tools else ()
+    for name in ("max_tokens", "grammar", *of_tools):
         value = getattr(options, name)
         if value is not None:
             body[name] = _json.plain(value)
-    if options.stop is not None:
+    if options.stop:
         body["stop"] = [options.stop] if isinstance(options.stop, str) else list(options.stop)
     if options.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": options.logprobs} if chat else {"logprobs": options.logprobs}

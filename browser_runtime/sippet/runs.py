@@ -47,9 +47,15 @@ class Run(Generic[R]):
     @property
     def error(self) -> BaseException | None:
         """What made the run fail, once it has ended; ``None`` while it runs and where it ended well."""
-        if not self._task.done() or self._task.cancelled():
+        if not self._task.done():
             return None
-        return self._task.exception()
+        if not self._task.cancelled():
+            return self._task.exception()
+        try:
+            self._cancelled()
+        except Cancelled as error:
+            return error
+        return None
 
     def add_done_callback(self, callback: Callable[[Self], Any]) -> None:
         """Call ``callback`` with the run when it has ended."""
@@ -91,7 +97,7 @@ class Run(Generic[R]):
             return self._cancelled()
 
     def _cancelled(self) -> R:
-        raise Cancelled(f"The request was cancelled: {self._cancel_reason}.", hint="")
+        raise Cancelled(f"The request was cancelled: {self._cancel_reason or 'its loop ended'}.", hint="")
 
     def _finished(self, task: asyncio.Task[R]) -> None:
         if not task.cancelled():

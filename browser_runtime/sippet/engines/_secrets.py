@@ -104,7 +104,7 @@ def _header_name(descriptor: Gateway | Provider) -> str | None:
 
 def _blot(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
-        bare = secret.removeprefix("Bearer ")
+        bare = secret.partition(" ")[2] or secret  # without the name of a scheme, such as Bearer
         if len(bare) >= _SHORTEST:
             text = text.replace(bare, "[secret]")
     return text

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import _json
-from ..errors import InvalidOption, UnsupportedOperation, UnsupportedOption
-from ..options import check_tool
+from ..errors import InvalidOption, UnsupportedOperation
+from ..options import refuse_other_tools
 from ._dialect import Call, Decoder, Dialect, StreamFailed, chunk, parse
 from ._sse import SseEvent
 from .base import CallKind, StreamKind
@@ -48,8 +48,7 @@ class AnthropicDialect(Dialect):
         if kind == "completion":
             raise UnsupportedOperation("Anthropic's API takes no raw prompt.", hint="Use chat().")
         self.refuse_unknown(body, _KNOWN, "Anthropic's API")
-        if None in map(check_tool, body.get("tools") or ()):
-            raise UnsupportedOption("tools", "Anthropic's API takes functions as tools only.", hint="Use those.")
+        refuse_other_tools(body.get("tools"), body.get("tool_choice"), "Anthropic's API")
         if (body.get("temperature") or 0) > 1:
             raise InvalidOption("temperature", "Anthropic's API takes a temperature from 0 to 1.")
 

@@ -228,7 +228,7 @@ class RemoteEngine(Engine):
         """
         fields = error if isinstance(error, Mapping) else {"message": error}
         said = self._credentials.hide(str(fields.get("message") or ""), secret)[:500].strip()
-        kind, code = str(fields.get("type") or ""), fields.get("code")
+        kind, code = self._credentials.hide(str(fields.get("type") or ""), secret)[:100], fields.get("code")
         status = status or (code if isinstance(code, int) and 400 <= code < 600 else None) or _STATUS.get(kind)
         details = {"status": status, **({"type": kind} if kind else {}), **(facts or {})}
         text = f": {said}" if said else "."
@@ -253,7 +253,8 @@ class RemoteEngine(Engine):
                     details=details,
                 )
             case 400 | 422 if isinstance(fields.get("param"), str):
-                return InvalidOption(fields["param"], f"The server refused {fields['param']}{text}", **details)
+                option = self._credentials.hide(fields["param"], secret)[:100]
+                return InvalidOption(option, f"The server refused {option}{text}", **details)
             case None | 500 | 502 | 503 | 504 | 529:
                 return RemoteUnavailable(
                     f"The server failed{f' (status {status})' if status else ''}{text}",

@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import Cancelled, InvalidOption, SchemaMismatch, SippError
+from .._fields import show
+from ..errors import Cancelled, InvalidOption, SchemaMismatch
 from ..events import Status
-from ..messages import Messages
+from ..messages import Messages, check_messages
 from ..models.registry import DEFAULT_MODEL, MODELS, RegistryEntry, find_model
 from .engine import Generation, SimpleEngine, SippEngine, Support
 from .store import Store
@@ -42,12 +43,15 @@ class LocalLLM:
             ModelNotFound: the registry has no such model.
         """
         self.model = find_model(model, models) if isinstance(model, str) else model
+        if not isinstance(self.model, RegistryEntry):
+            raise InvalidOption("model", f"model must be a registered name or an entry, not {show(model)}.")
         self.status_store: Store[Status] = Store(Status("idle", "Not loaded."))
         """The status, for whoever watches it: ``subscribe`` calls at once and at every change."""
         self._engine = engine or SippEngine()
         self._system = system
         self._options = options
         self._loading: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # an engine loads or unloads, never both
 
     @property
     def status(self) -> Status:
@@ -96,8 +100,9 @@ class LocalLLM:
             on_text: called with the text as it comes.
             options: the fields of :class:`TextOptions`.
         """
+        messages = check_messages(messages)
         await self.load()
-        if self._system and not any(_role(message) == "system" for message in messages):
+        if self._system and not any(message["role"] == "system" for message in messages):
             messages = [{"role": "system", "content": self._system}, *messages]
         return await self._engine.generate(messages, {**self._options, **options}, on_text)
 
@@ -144,21 +149,19 @@ class LocalLLM:
         if loading is not None and not loading.done():
             loading.cancel()
             await asyncio.wait([loading])
-        await self._engine.unload()
-        self.status_store.set(Status("idle", "Not loaded."))
+        async with self._turn:
+            await self._engine.unload()
+            self.status_store.set(Status("idle", "Not loaded."))
 
     async def _load(self) -> None:
-        try:
-            await self._engine.load(self.model, self._tell)
-        except SippError as error:
-            self.status_store.set(Status("error", str(error)))
-            raise
-        self.status_store.set(Status("ready", "Ready."))
+        async with self._turn:
+            try:
+                await self._engine.load(self.model, self._tell)
+            except Exception as error:  # of whatever kind: the engine may be the program's own
+                self.status_store.set(Status("error", str(error)))
+                raise
+            self.status_store.set(Status("ready", "Ready."))
 
     def _tell(self, status: Status) -> None:
         if status.state not in ("ready", "error"):  # those are told once, when everything is over
             self.status_store.set(status)
-
-
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, Mapping) else message.role

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from ..events import tell
+
 T = TypeVar("T")
 
 
@@ -21,10 +23,10 @@ class Store(Generic[T]):
         return self._value
 
     def set(self, value: T) -> None:
-        """Change the value and tell everybody."""
+        """Change the value and tell everybody; what one of them raises keeps it from nobody else."""
         self._value = value
         for watcher in list(self._watchers.values()):
-            watcher(value)
+            tell(watcher, value)
 
     def subscribe(self, watcher: Callable[[T], Any]) -> Callable[[], None]:
         """Call ``watcher`` with the value at once and at every change. Returns what ends it."""
