@@ -164,7 +164,9 @@ def test_the_simple_engine_takes_its_types_from_the_client() -> None:
 
 def test_events_and_errors_are_declared() -> None:
     types = get_args(get_type_hints(ClientEvent)["type"])
-    assert set(re.findall(r'"(\w+)"', declared("interface", "ClientEvent"))) == set(types)
+    assert set(members(declared("interface", "EventFields"))) == set(types)
+    completed = members(declared("interface", "EventFields"))["request_completed"]
+    assert re.findall(r"(\w+)\?:", completed) == ["finishReason", "usage", "timings", "metrics"]
     assert {"code", "summary", "hint", "details", "toJSON"} == set(members(declared("class", "SippError")))
     assert {"message", "hint", "details"} <= set(vars(SippError("x")))
 
@@ -183,6 +185,11 @@ for await (const {text} of run.tokens) document.body.append(text);
 const {text, usage, finishReason} = await run;
 const length: number = text.length + usage.completionTokens;
 const ended: boolean = finishReason === "length" && length > 0;
+client.subscribe((event) => {
+  if (event.type === "request_completed") console.log(event.usage?.completionTokens, event.metrics?.queueMs);
+  if (event.type === "request_failed") console.log(event.error.code);
+});
+await client.add("far", {kind: "provider", provider: "openai", model: "m", apiKey: async () => "key"});
 try { await client.close(); } catch (error) { if (error instanceof SippError) console.log(error.code, ended); }
 """
 
@@ -209,7 +216,9 @@ def test_a_program_compiles_against_the_declarations(tmp_path: Path) -> None:
     [
         ("maxTokens: 4", "maxTokens: '4'", "not assignable"),
         ("emitTokens: true", "emit_tokens: true", "emit_tokens"),
-        ("usage.completionTokens", "usage.tokens", "'tokens' does not exist"),
+        ("+ usage.completionTokens", "+ usage.tokens", "'tokens' does not exist"),
+        ("event.usage", "event.finish_reason", "finish_reason"),
+        ('async () => "key"', "async () => 5", "not assignable"),
         ('"single-thread"', '"threads"', '"threads"'),
         ('finishReason === "length"', 'finishReason === "limit"', "no overlap"),
     ],

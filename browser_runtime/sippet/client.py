@@ -338,7 +338,8 @@ class SippClient:
         Raises:
             UnsupportedOperation: the engine has no such operation.
         """
-        if isinstance(tokens, str) or not all(isinstance(t, int) and not isinstance(t, bool) for t in tokens):
+        listed = isinstance(tokens, Sequence) and not isinstance(tokens, str)
+        if not listed or not all(isinstance(t, int) and not isinstance(t, bool) for t in tokens):
             raise InvalidOption("tokens", "tokens must be a list of whole numbers.")
         return str((await self._call("detokenize", {"tokens": list(tokens)}, endpoint))["content"])
 
