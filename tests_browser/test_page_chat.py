@@ -199,12 +199,19 @@ def cached_tokens(page: Page) -> list[tuple[int, int]]:
     })""")
 
 
-def test_after_a_reload_a_conversation_goes_on_without_being_read_again(open_page: OpenPage) -> None:
+@pytest.fixture
+def kept_talk(open_page: OpenPage) -> Page:
+    """A page whose conversation is kept on this device."""
     page = open_page()
     choose_listed(page)
     send(page, "My name is Tom.")
     wait_for_answer(page)
     wait_for_kept_context(page)
+    return page
+
+
+def test_after_a_reload_a_conversation_goes_on_without_being_read_again(kept_talk: Page) -> None:
+    page = kept_talk
     page.reload()
     page.locator("#model-button").click()
     page.get_by_role("dialog").get_by_role("button", name="Chat", exact=True).click()
@@ -215,12 +222,8 @@ def test_after_a_reload_a_conversation_goes_on_without_being_read_again(open_pag
     assert first <= cached < second, "only what is new was computed"
 
 
-def test_what_was_kept_of_a_conversation_goes_with_it(open_page: OpenPage) -> None:
-    page = open_page()
-    choose_listed(page)
-    send(page, "My name is Tom.")
-    wait_for_answer(page)
-    wait_for_kept_context(page)
+def test_what_was_kept_of_a_conversation_goes_with_it(kept_talk: Page) -> None:
+    page = kept_talk
     assert len(kept_contexts(page)) == 1
     page.get_by_role("button", name="My name is Tom.", exact=True).hover()
     page.get_by_role("button", name="Delete My name is Tom.", exact=True).click()
