@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from page_fixtures import BOOT, OpenPage, Watch
+from page_fixtures import BOOT, DROP_PICTURE, OpenPage, Watch
 from playwright.sync_api import Browser, Page, expect
 from sippet_host.models import ModelEntry
 from sippet_host.server import Running
@@ -125,21 +125,6 @@ def test_a_kept_model_answers_without_being_fetched_again(open_page: OpenPage, w
     expect(badge).to_have_text("On this device", timeout=BOOT)
     page.locator("#welcome-picker").get_by_role("button", name=re.compile("^Remove .* from this device$")).click()
     expect(badge).to_have_count(0, timeout=BOOT)
-
-
-# Drops a picture, drawn on the spot, onto the page.
-DROP_PICTURE = """async () => {
-  const canvas = new OffscreenCanvas(128, 128);
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "rgb(250 250 250)";
-  pen.fillRect(0, 0, 128, 128);
-  pen.fillStyle = "rgb(220 30 30)";
-  pen.arc(64, 64, 28, 0, 7);
-  pen.fill();
-  const transfer = new DataTransfer();
-  transfer.items.add(new File([await canvas.convertToBlob()], "picture.png", {type: "image/png"}));
-  document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
-}"""
 
 
 def test_a_model_that_sees_is_shown_a_picture(open_page: OpenPage, tiny: ModelEntry) -> None:
