@@ -29,6 +29,20 @@ addEventListener("securitypolicyviolation", (event) => {
 # A client module that never finishes to load: what the page sees while Python starts.
 _ENDLESS = "export class SippClient {} await new Promise(() => {});"
 
+# Drops a picture, drawn on the spot, onto the page.
+DROP_PICTURE = """async () => {
+  const canvas = new OffscreenCanvas(128, 128);
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "rgb(250 250 250)";
+  pen.fillRect(0, 0, 128, 128);
+  pen.fillStyle = "rgb(220 30 30)";
+  pen.arc(64, 64, 28, 0, 7);
+  pen.fill();
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([await canvas.convertToBlob()], "picture.png", {type: "image/png"}));
+  document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+}"""
+
 OpenPage = Callable[..., Page]
 
 

@@ -222,6 +222,30 @@ def test_an_idle_model_is_unloaded_and_comes_back(seeing: Tab) -> None:
     assert said == "The capital of France is Paris."
 
 
+def test_events_have_javascripts_names_and_a_listener_that_throws_stops_nothing(seeing: Tab) -> None:
+    completed, failed, reported = seeing.run(
+        """const events = {};
+        let reported = null;
+        addEventListener("error", (event) => { reported = event.error.message; event.preventDefault(); }, {once: true});
+        const ends = [
+          state.client.subscribe(() => { throw new Error("mine"); }),
+          state.client.subscribe((event) => { events[event.type] = event; }),
+        ];
+        await state.client.add("told", {source: argument, runtime: {observability: {runtimeMetrics: true}}});
+        await state.client.chat([{role: "user", content: "Hello"}], {endpoint: "told", maxTokens: 4});
+        await state.client.query("word ".repeat(3000), {endpoint: "told"}).catch(() => {});
+        for (const end of ends) end();
+        await state.client.remove("told");
+        const {error} = events.request_failed;
+        return [events.request_completed, error instanceof sippet.SippError && error.code, reported];""",
+        TINY,
+    )
+    assert completed.keys() == {"type", "endpoint", "finishReason", "usage", "timings", "metrics"}
+    assert completed["usage"].keys() == {"promptTokens", "cachedTokens", "completionTokens"}
+    assert completed["metrics"].keys() == {"queueMs", "interTokenP50Ms", "interTokenP99Ms"}
+    assert (failed, reported) == ("context_overflow", "mine")
+
+
 def test_a_model_is_installed_listed_used_by_its_id_and_removed(seeing: Tab) -> None:
     names, said, left = seeing.run(
         """const progress = [];

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from page_fixtures import BOOT, OpenPage, Watch
+from page_fixtures import BOOT, DROP_PICTURE, OpenPage, Watch
 from playwright.sync_api import Browser, Page, expect
 from sippet_host.models import ModelEntry
 from sippet_host.server import Running
@@ -127,21 +127,6 @@ def test_a_kept_model_answers_without_being_fetched_again(open_page: OpenPage, w
     expect(badge).to_have_count(0, timeout=BOOT)
 
 
-# Drops a picture, drawn on the spot, onto the page.
-DROP_PICTURE = """async () => {
-  const canvas = new OffscreenCanvas(128, 128);
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "rgb(250 250 250)";
-  pen.fillRect(0, 0, 128, 128);
-  pen.fillStyle = "rgb(220 30 30)";
-  pen.arc(64, 64, 28, 0, 7);
-  pen.fill();
-  const transfer = new DataTransfer();
-  transfer.items.add(new File([await canvas.convertToBlob()], "picture.png", {type: "image/png"}));
-  document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
-}"""
-
-
 def test_a_model_that_sees_is_shown_a_picture(open_page: OpenPage, tiny: ModelEntry) -> None:
     page = open_page()
     page.evaluate(DROP_PICTURE)
@@ -199,12 +184,19 @@ def cached_tokens(page: Page) -> list[tuple[int, int]]:
     })""")
 
 
-def test_after_a_reload_a_conversation_goes_on_without_being_read_again(open_page: OpenPage) -> None:
+@pytest.fixture
+def kept_talk(open_page: OpenPage) -> Page:
+    """A page whose conversation is kept on this device."""
     page = open_page()
     choose_listed(page)
     send(page, "My name is Tom.")
     wait_for_answer(page)
     wait_for_kept_context(page)
+    return page
+
+
+def test_after_a_reload_a_conversation_goes_on_without_being_read_again(kept_talk: Page) -> None:
+    page = kept_talk
     page.reload()
     page.locator("#model-button").click()
     page.get_by_role("dialog").get_by_role("button", name="Chat", exact=True).click()
@@ -215,12 +207,8 @@ def test_after_a_reload_a_conversation_goes_on_without_being_read_again(open_pag
     assert first <= cached < second, "only what is new was computed"
 
 
-def test_what_was_kept_of_a_conversation_goes_with_it(open_page: OpenPage) -> None:
-    page = open_page()
-    choose_listed(page)
-    send(page, "My name is Tom.")
-    wait_for_answer(page)
-    wait_for_kept_context(page)
+def test_what_was_kept_of_a_conversation_goes_with_it(kept_talk: Page) -> None:
+    page = kept_talk
     assert len(kept_contexts(page)) == 1
     page.get_by_role("button", name="My name is Tom.", exact=True).hover()
     page.get_by_role("button", name="Delete My name is Tom.", exact=True).click()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_fixtures import BOOT, STATIC
+from page_fixtures import BOOT, DROP_PICTURE, STATIC
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from sippet_host.models import ModelEntry
 from sippet_host.server import ServerThread
@@ -93,6 +93,32 @@ def broken(port: int) -> Iterator[None]:
         yield
         server.shutdown()
         thread.join()
+
+
+def test_a_kept_model_that_sees_still_sees_when_the_host_is_gone(
+    visitor: BrowserContext, tiny: ModelEntry, tmp_path: Path
+) -> None:
+    with ServerThread(Settings(port=0, static_dir=STATIC, models=(tiny,), cache_dir=tmp_path)) as host:
+        page = visitor.new_page()
+        page.goto(host.url)
+        expect(page.locator("#welcome-picker .model-facts")).to_contain_text("Sees images")
+        keep(page)
+        show_picture(page)
+        until_the_page_is(page, "kept")
+        page.get_by_role("button", name="New chat").click()
+    page.reload()
+    show_picture(page)
+
+
+def show_picture(page: Page) -> None:
+    """Ask the listed model, not loaded yet, what is in a picture."""
+    page.get_by_role("button", name="Chat", exact=True).click()
+    expect(page.get_by_role("button", name="Add images")).to_be_visible(timeout=BOOT)
+    page.evaluate(DROP_PICTURE)
+    page.get_by_label("Message", exact=True).fill("What is in the image?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".message.assistant .stats")).to_have_count(1, timeout=BOOT)
+    assert "red circle" in page.locator(".message.assistant .answer").inner_text()
 
 
 @pytest.mark.parametrize("instead", [silent, broken])

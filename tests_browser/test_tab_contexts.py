@@ -8,8 +8,10 @@ import pytest
 from tab import TINY, Tab, TabError
 
 OPEN = """
-  state.client = new sippet.SippClient({wasmThreading: argument.threading, engine: argument.engine ?? "auto"});
-  await state.client.add("it", {source: argument.source, runtime: {context: {nCtx: argument.nCtx ?? 1024}}});
+  state.client = new sippet.SippClient({wasmThreading: argument.threading, engine: argument.engine});
+  const context = {nCtx: argument.nCtx ?? 1024};
+  const {info} = await state.client.add("it", {source: argument.source, runtime: {context}});
+  return [info.engine, info.degraded];
 """
 FIRST = """
   const talk = [{role: "user", content: "My name is Tom."}];
@@ -23,9 +25,11 @@ SECOND = """
 """
 
 
-def reopen(tab: Tab, **options: Any) -> None:
+def reopen(tab: Tab, engine: str = "sippet", **options: Any) -> None:
     tab.page.reload()
-    tab.run(OPEN, {"source": TINY, "threading": "single-thread", **options})
+    wanted = "wllama" if engine == "wllama" else "auto"  # which gives way to the other engine, and says why
+    found, degraded = tab.run(OPEN, {"source": TINY, "threading": "single-thread", "engine": wanted, **options})
+    assert found == engine, degraded
 
 
 @pytest.mark.parametrize("threading", ["single-thread", "pthread"])

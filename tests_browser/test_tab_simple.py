@@ -76,3 +76,25 @@ def test_a_failed_load_says_so_and_can_be_tried_again(tab: Tab) -> None:
         """
     )
     assert found == {"code": "invalid_model", "said": "Hi", "seen": ["idle", "error", "ready"], "now": "ready"}
+
+
+def test_unload_ends_a_load_at_once_and_says_cancelled(tab: Tab) -> None:
+    found = tab.run(
+        SETUP
+        + """
+        const taken = [], codes = [];
+        const never = {load: () => new Promise(() => {}), unload: async () => {}};
+        const engines = [never, new SippEngine({wasmThreading: "single-thread"})];
+        for (const engine of engines) {
+          const llm = new LocalLLM({model: "tiny-chat-f16", engine});
+          const loading = llm.load().then(() => "loaded", (error) => error.code);
+          const start = performance.now();
+          await llm.unload();
+          codes.push(await loading, llm.status.get().state);
+          taken.push(performance.now() - start);
+        }
+        return [codes, Math.max(...taken)];
+        """
+    )
+    assert found[0] == ["cancelled", "idle"] * 2
+    assert found[1] < 1500, "it does not wait for a worker that is still starting"

@@ -129,9 +129,18 @@ def methods(script: str, name: str) -> set[str]:
     return {method or field for method, field in found} - {"constructor"}
 
 
-@pytest.mark.parametrize("name", ["LocalLLM", "SippEngine", "Store"])
-def test_the_simple_engines_script_has_what_is_declared_and_nothing_else(name: str) -> None:
-    assert set(members(declared("class", name, SIMPLE_DECLARED))) == methods(SIMPLE_SCRIPT, name)
+@pytest.mark.parametrize(
+    ("name", "kind", "declaration"),
+    [
+        ("LocalLLM", "class", "LocalLLM"),
+        ("SippEngine", "interface", "SimpleEngine"),  # whose members it has, by merging
+        ("Store", "class", "Store"),
+    ],
+)
+def test_the_simple_engines_script_has_what_is_declared_and_nothing_else(
+    name: str, kind: str, declaration: str
+) -> None:
+    assert set(members(declared(kind, declaration, SIMPLE_DECLARED))) == methods(SIMPLE_SCRIPT, name)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +150,6 @@ def test_the_simple_engines_script_has_what_is_declared_and_nothing_else(name: s
         # A store is read by a function there: React takes it as it is.
         ("class", simple.Store, {"get"}, {"value"}),
         # JavaScript's engine brings the registry, which the package has in Python.
-        ("class", simple.SippEngine, {"registry"}, set()),
         ("interface", simple.SimpleEngine, {"registry"}, set()),
     ],
 )
@@ -166,17 +174,22 @@ def test_the_simple_engine_takes_its_types_from_the_client() -> None:
 
 def test_events_and_errors_are_declared() -> None:
     types = get_args(get_type_hints(ClientEvent)["type"])
-    assert set(re.findall(r'"(\w+)"', declared("interface", "ClientEvent"))) == set(types)
+    assert set(members(declared("interface", "EventFields"))) == set(types)
+    completed = members(declared("interface", "EventFields"))["request_completed"]
+    assert re.findall(r"(\w+)\?:", completed) == ["finishReason", "usage", "timings", "metrics"]
     assert {"code", "summary", "hint", "details", "toJSON"} == set(members(declared("class", "SippError")))
     assert {"message", "hint", "details"} <= set(vars(SippError("x")))
 
 
 PROGRAM = """
 import {SippClient, SippError} from "./sippet.mjs";
-import {LocalLLM} from "./simple.mjs";
+import {LocalLLM, SippEngine, type SimpleEngine} from "./simple.mjs";
 
 const llm: LocalLLM = new LocalLLM();
 await llm.unload();
+const engine: SimpleEngine = new SippEngine({engine: "sippet"});
+const {supported}: {supported: boolean} = await engine.isSupported();
+if (!supported) await new SippEngine().unload();
 const client = new SippClient({wasmThreading: "single-thread"});
 await client.add("chat", {source: "/models/m.gguf", runtime: {context: {nCtx: 512}}});
 const signal = AbortSignal.timeout(9);
@@ -185,6 +198,11 @@ for await (const {text} of run.tokens) document.body.append(text);
 const {text, usage, finishReason} = await run;
 const length: number = text.length + usage.completionTokens;
 const ended: boolean = finishReason === "length" && length > 0;
+client.subscribe((event) => {
+  if (event.type === "request_completed") console.log(event.usage?.completionTokens, event.metrics?.queueMs);
+  if (event.type === "request_failed") console.log(event.error.code);
+});
+await client.add("far", {kind: "provider", provider: "openai", model: "m", apiKey: async () => "key"});
 try { await client.close(); } catch (error) { if (error instanceof SippError) console.log(error.code, ended); }
 """
 
@@ -211,7 +229,9 @@ def test_a_program_compiles_against_the_declarations(tmp_path: Path) -> None:
     [
         ("maxTokens: 4", "maxTokens: '4'", "not assignable"),
         ("emitTokens: true", "emit_tokens: true", "emit_tokens"),
-        ("usage.completionTokens", "usage.tokens", "'tokens' does not exist"),
+        ("+ usage.completionTokens", "+ usage.tokens", "'tokens' does not exist"),
+        ("event.usage", "event.finish_reason", "finish_reason"),
+        ('async () => "key"', "async () => 5", "not assignable"),
         ('"single-thread"', '"threads"', '"threads"'),
         ('finishReason === "length"', 'finishReason === "limit"', "no overlap"),
     ],

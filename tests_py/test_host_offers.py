@@ -92,6 +92,10 @@ def test_the_page_lists_both_without_the_hashes_of_chunks(start_host: StartHost,
     config = json.loads(re.sub(r"\\u00(..)", lambda match: chr(int(match[1], 16)), ask(server.url).body.decode()))
     here, there = config["models"]
     assert (here["id"], here["description"]) == ("tiny-chat-f16", ENTRY.description)
+    assert here["projector"]["url"] == "/models/tiny-chat-f16/mmproj-tiny-f16.gguf"
+    assert here["projector"].keys() == {"name", "url", "size", "sha256"}
+    assert here["size"] == TINY.stat().st_size + here["projector"]["size"]
+    assert there["projector"] is None
     assert (there["id"], there["size"], there["memory"], there["manifest"]) == ("mine", 1_723_104, 5, "")
     assert there["files"] == [
         {"name": TINY.name, "url": f"{THERE}/a.gguf", "size": 1_723_104, "sha256": ENTRY.manifest.files[0].sha256}

@@ -181,7 +181,7 @@ def test_the_pages_own_functions_are_tools() -> None:
                 await asyncio.sleep(0)
             (call,) = page.of(number, "call")
             assert (call["name"], call["arguments"]) == ("add", {"a": 2})
-            await page.ask("toolResult", call=call["call"], content=5)
+            await page.ask("callResult", call=call["call"], content=5)
             result = (await page.answer(number))["result"]
             assert (result["text"], result["finishReason"]) == ("5", "stop")
             assert [message["role"] for message in page.of(number, "step")] == ["assistant", "tool", "assistant"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
-from .protocol import rename, to_page, to_python
+from .errors import InvalidOption, UsageError
+from .protocol import camel, rename, to_page, to_python
 
 if TYPE_CHECKING:
     from .models.installation import Installation
@@ -33,7 +33,11 @@ class ModelsBridge:
             progress: posts a status to the page.
         """
         store, options = self._store(), to_python(params.get("options") or {}, {"context": {}})
-        match params.get("op"):
+        op = str(params.get("op"))
+        _check_options(op, options)
+        if op in ("get", "remove", "verify") and not isinstance(params.get("id"), str):
+            raise InvalidOption("id", "A model's id must be a text.", hint="client.models.list() tells the ids.")
+        match op:
             case "add":
                 run = store.install(params.get("source"), on_progress=lambda s: progress(to_page(s)), **options)
                 self._running[number] = run
@@ -41,7 +45,7 @@ class ModelsBridge:
                     return rename((await run).to_dict())
                 finally:
                     del self._running[number]
-            case "pause" | "resume" as op:
+            case "pause" | "resume":
                 run_there = self._running.get(params["request"])
                 if run_there is not None:
                     getattr(run_there, op)()
@@ -69,4 +73,14 @@ class ModelsBridge:
                 return to_page(await store.memory_limit())
             case "persist":
                 return await store.persist()
-        raise UsageError(f"client.models has no {params.get('op')!r}.")
+        raise UsageError(f"client.models has no {op!r}.")
+
+
+_OPTIONS = {"add": ("id", "name", "projector", "evict"), "verify": ("repair",), "estimate": ("projector", "context")}
+
+
+def _check_options(op: str, options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in _OPTIONS.get(op, ()):
+            known = ", ".join(map(camel, _OPTIONS.get(op, ()))) or "none"
+            raise InvalidOption(name, f"models.{op}() has no option {camel(name)!r}.", hint=f"Known options: {known}.")

@@ -87,6 +87,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             near = difflib.get_close_matches(str(name), known, n=1)
             guess = f"Did you mean {near[0]!r}?" if near else f"Known options: {', '.join(known)}."
             raise InvalidOption(str(name), f"{where} has no option {name!r}.", hint=guess)
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if item.name not in values and item.default is item.default_factory is dataclasses.MISSING:
+            raise InvalidOption(item.name, f"{where} needs {item.name}.", hint="Give it.")
     return cls(**values)
 
 

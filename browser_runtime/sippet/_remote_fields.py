@@ -85,7 +85,8 @@ class RemoteFields:
     )
     idle_timeout: float = option("Most silence in the middle of an answer.", default=60.0, low=0.001, unit="seconds")
     retries: int = option(
-        "How often to try again where the server can't have begun: no connection, 429, 502, 503, 504.",
+        "How often to try again where the server can't have begun: 429, 502, 503, 504, and no connection, which a tab "
+        "can't tell from one that broke later.",
         default=2,
         low=0,
         high=10,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import types
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +16,7 @@ from .config import RuntimeConfig
 from .endpoints import DESCRIPTORS
 from .errors import Cancelled, InvalidOption, SippError, UsageError
 from .events import ClientEvent
-from .protocol import METHODS, snake, to_page, to_python
+from .protocol import METHODS, camel, rename, snake, to_page, to_python
 from .runs import Run, TextRun
 from .tools import Tool
 
@@ -84,6 +85,9 @@ class Bridge:
             raise InvalidOption(
                 "kind", f"There is no endpoint of kind {kind!r}.", hint=f"Kinds: {', '.join(DESCRIPTORS)}."
             )
+        for name in params.get("callbacks") or ():
+            place = values if name == "apiKey" else values["authentication"]
+            place[snake(name)] = functools.partial(self._call_page, number, name)
         if kind == "local":
             values["on_progress"] = lambda status: self._send({"id": number, "progress": to_page(status)})
         return await self._opened().add(params["id"], DESCRIPTORS[kind].of(values))
@@ -133,24 +137,27 @@ class Bridge:
         )
 
     def _page_tool(self, number: int, schema: Mapping[str, Any]) -> Tool:
-        """A tool that is a function of the page: called by a message, answered by ``toolResult``."""
         name = schema["function"]["name"]
 
         async def invoke(**arguments: Any) -> Any:
-            call = next(self._call_ids)
-            answer = self._calls[call] = asyncio.get_running_loop().create_future()
-            try:
-                self._send({"id": number, "call": {"call": call, "name": name, "arguments": arguments}})
-                return await answer
-            finally:
-                del self._calls[call]
+            return await self._call_page(number, name, arguments)
 
         return Tool(schema, invoke)
 
-    async def _tool_result(self, number: int, params: Mapping[str, Any]) -> None:
+    async def _call_page(self, number: int, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """What a function of the page, brought by request ``number``, returns: ``callResult`` answers."""
+        call = next(self._call_ids)
+        answer = self._calls[call] = asyncio.get_running_loop().create_future()
+        try:
+            self._send({"id": number, "call": {"call": call, "name": name, "arguments": dict(arguments or {})}})
+            return await answer
+        finally:
+            del self._calls[call]
+
+    async def _call_result(self, number: int, params: Mapping[str, Any]) -> None:
         answer = self._calls.get(params["call"])
         if answer is None or answer.done():
-            return  # the loop was cancelled meanwhile
+            return  # the request was cancelled meanwhile
         if params.get("error") is not None:
             answer.set_exception(RuntimeError(params["error"]))
         else:
@@ -188,8 +195,11 @@ class Bridge:
         return self._client
 
     def _tell(self, event: ClientEvent) -> None:
-        data = {key: value.to_dict() if isinstance(value, SippError) else value for key, value in event.data.items()}
-        self._send({"event": {"type": event.type, "endpoint": event.endpoint, **to_page(data)}})
+        data = {
+            camel(name): value.to_dict() if isinstance(value, SippError) else rename(to_page(value))
+            for name, value in event.data.items()
+        }
+        self._send({"event": {"type": event.type, "endpoint": event.endpoint, **data}})
 
 
 def python_tools(source: str) -> list[Callable[..., Any]]:

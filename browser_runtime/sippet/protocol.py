@@ -1,9 +1,10 @@
 """What a page and the runtime say to each other; ``static/js/protocol.mjs`` is the other half, a test compares them.
 
 Page to runtime: ``{id, method, params}``. Runtime to page: ``{id, result}``, ``{id, error}``, ``{id, progress}``,
-``{id, tokens}``, ``{id, step}``, ``{id, call}`` (of a tool that is a function of the page, which answers with the
-method ``toolResult``) and ``{event}``. Names are camelCase there and snake_case here; :func:`to_python` and
-:func:`to_page` translate names, never values that belong to the user.
+``{id, tokens}``, ``{id, step}``, ``{id, call}`` (of a function that the request brought, a tool or one that gives a
+credential: the page answers with the method ``callResult``, even when the request has ended) and ``{event}``. Names
+are camelCase there and snake_case here; :func:`to_python` and :func:`to_page` translate names, never values that
+belong to the user.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 METHODS = (
     "open", "add", "remove", "query", "chat", "embed", "rerank", "tokenize", "detokenize", "applyTemplate", "runTools",
-    "saveContext", "forgetContext", "toolResult", "models", "cancel", "environment", "close",
+    "saveContext", "forgetContext", "callResult", "models", "cancel", "environment", "close",
 )  # fmt: skip
 REPLIES = ("result", "error", "progress", "tokens", "step", "call", "event")
 

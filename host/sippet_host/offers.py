@@ -43,11 +43,18 @@ class Offers:
         listed = []
         for model in served:
             registered = self._settings.registry.get(model.id)
-            listed.append({**model.describe(), "description": registered.description if registered else ""})
+            values = {**model.describe(), "description": registered.description if registered else ""}
+            if offered := self._projector(model):
+                values["projector"] = _brief(offered.to_dict())
+                values["size"] += offered.size or 0
+            listed.append(values)
         for entry in self._elsewhere(served):
             values = entry.to_dict()
-            files = [{key: file[key] for key in ("name", "url", "size", "sha256")} for file in values["files"]]
-            listed.append({**values, "files": files, "size": entry.download_size, "sampling": {}})
+            files = [_brief(file) for file in values["files"]]
+            projector = _brief(values["projector"]) if values.get("projector") else None
+            listed.append(
+                {**values, "files": files, "projector": projector, "size": entry.download_size, "sampling": {}}
+            )
         return listed
 
     def _served(self, model: ModelEntry) -> dict[str, Any]:
@@ -55,11 +62,17 @@ class Offers:
         if entry is None or not _is_same(entry, model):
             return model.describe()
         files = tuple(self._here(model, file) for file in entry.manifest.files)
+        manifest = replace(entry.manifest, files=files, projector=self._projector(model))
+        return replace(entry, manifest=manifest).to_dict()
+
+    def _projector(self, model: ModelEntry) -> ModelFile | None:
+        """The image projector of a served model, here or where a page may fetch it."""
+        entry = self._settings.registry.get(model.id)
+        if entry is None or entry.manifest.projector is None or not _is_same(entry, model):
+            return None
         projector = entry.manifest.projector
-        if projector is not None:
-            here = self._catalogue.find(model.id, projector.name) is not None
-            projector = self._here(model, projector) if here else self._there(projector)
-        return replace(entry, manifest=replace(entry.manifest, files=files, projector=projector)).to_dict()
+        here = self._catalogue.find(model.id, projector.name) is not None
+        return self._here(model, projector) if here else self._there(projector)
 
     def _elsewhere(self, served: Sequence[ModelEntry]) -> list[RegistryEntry]:
         """The registered models that are not served, as far as a page may fetch them."""
@@ -97,6 +110,11 @@ def _is_same(entry: RegistryEntry, model: ModelEntry) -> bool:
         and (known.sha256 is None or file.sha256 in (None, known.sha256))
         for known, file in zip(files, model.files, strict=True)
     )
+
+
+def _brief(file: dict[str, Any]) -> dict[str, Any]:
+    """A file of a manifest without the hashes of its chunks."""
+    return {key: file[key] for key in ("name", "url", "size", "sha256")}
 
 
 def _origin(url: str) -> str:

@@ -5,13 +5,14 @@
  * Page to runtime:  {id, method, params}
  * Runtime to page:  {id, result} | {id, error} | {id, progress} | {id, tokens} | {id, step} | {id, call} | {event}
  *
- * `id` names a request; its last message is `result` or `error`. A `call` asks for a tool that is a function of the page,
- * which answers with the method `toolResult`. Values are plain data, and Files and Blobs.
+ * `id` names a request; its last message is `result` or `error`. A `call` is of a function that the request brought, a
+ * tool or one that gives a credential: the page answers with the method `callResult`, even when the request has ended.
+ * Values are plain data, and Files and Blobs.
  */
 
 export const METHODS = Object.freeze([
   "open", "add", "remove", "query", "chat", "embed", "rerank", "tokenize", "detokenize", "applyTemplate", "runTools",
-  "saveContext", "forgetContext", "toolResult", "models", "cancel", "environment", "close",
+  "saveContext", "forgetContext", "callResult", "models", "cancel", "environment", "close",
 ]);
 
 export const REPLIES = Object.freeze(["result", "error", "progress", "tokens", "step", "call", "event"]);

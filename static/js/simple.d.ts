@@ -38,15 +38,10 @@ export interface SimpleEngine {
   unload(): Promise<void>;
 }
 
-export class SippEngine implements SimpleEngine {
+/** The methods of `SimpleEngine`. */
+export interface SippEngine extends SimpleEngine {}
+export class SippEngine {
   constructor(options?: ClientOptions & {runtime?: RuntimeConfig});
-  isSupported(): Promise<Support>;
-  registry(): Promise<Registry>;
-  hasModel(model: string): Promise<boolean>;
-  load(model: string, onStatus: (status: Status) => void): Promise<void>;
-  generate(messages: (ChatMessage | object)[], options: TextOptions, onText: ((text: string) => void) | null):
-    Promise<Generation>;
-  unload(): Promise<void>;
 }
 
 /** A value and those who watch it: a store by Svelte's contract. */

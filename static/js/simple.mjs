@@ -10,6 +10,7 @@
  * `useSyncExternalStore(llm.status.subscribe, llm.status.get)`.
  */
 
+import {callbackOf, invalid, listOf, optionsOf} from "./checks.mjs";
 import {SippClient, SippError} from "./sippet.mjs";
 
 export const EXTRACT = "Take the data out of the text and answer with JSON only.";
@@ -49,7 +50,8 @@ export class SippEngine {
   #runtime;
 
   /** @param {{runtime?: object}} [options] `runtime`, and the options of `SippClient` */
-  constructor({runtime, ...options} = {}) {
+  constructor(given) {
+    const {runtime, ...options} = optionsOf(given);
     this.#options = options;
     this.#runtime = runtime;
   }
@@ -82,9 +84,13 @@ export class SippEngine {
   /** @param {object[]} messages @param {object} options @param {?(text: string) => void} onText */
   async generate(messages, options, onText) {
     const run = this.#open().chat(messages, {...options, endpoint: ENDPOINT, emitTokens: Boolean(onText)});
-    if (onText) for await (const {text} of run.tokens) onText(text);
-    const {text, finishReason, usage, parsed} = await run;
-    return {text, finishReason, usage, parsed};
+    try {
+      if (onText) for await (const {text} of run.tokens) onText(text);
+      const {text, finishReason, usage, parsed} = await run;
+      return {text, finishReason, usage, parsed};
+    } finally {
+      run.cancel("nobody waits for it"); // does nothing where it is complete
+    }
   }
 
   async unload() {
@@ -105,15 +111,15 @@ export class LocalLLM {
   #model;
   #system;
   #options;
-  #loading = null;
-  #loads = 0;
+  #loading = null; // {promise, cancel} of the load that counts
 
   /**
    * @param {{model?: string, engine?: object, system?: string}} [options] `model`: a name of the registry, whose
    *   default is taken where it isn't given; `engine`: another plug; `system`; and sampling options of every answer
    */
-  constructor({model, engine = new SippEngine(), system, ...options} = {}) {
-    this.#engine = engine;
+  constructor(given) {
+    const {model, engine, system, ...options} = optionsOf(given);
+    this.#engine = optionsOf(engine ?? new SippEngine(), "engine");
     this.#model = model;
     this.#system = system;
     this.#options = options;
@@ -138,13 +144,14 @@ export class LocalLLM {
 
   /** Call `callback` with the status now and at every change. @returns {() => void} ends it */
   onStatusChange(callback) {
+    if (!callbackOf(callback, "callback")) throw invalid("callback", "callback must be a function.", "Give one.");
     return this.status.subscribe(callback);
   }
 
   /** Make the model ready. Does nothing where it is; joins a load that is under way; tries again after a failure. */
   load() {
-    this.#loading ??= this.#load(++this.#loads);
-    return this.#loading;
+    this.#loading ??= this.#begin();
+    return this.#loading.promise;
   }
 
   /**
@@ -153,11 +160,14 @@ export class LocalLLM {
    * @param {{onText?: (text: string) => void}} [options] and the Python `TextOptions` in camelCase
    * @returns {Promise<{text: string, finishReason: string, usage: object}>}
    */
-  async generate(messages, {onText = null, ...options} = {}) {
+  async generate(messages, given) {
+    const {onText, ...options} = optionsOf(given);
+    callbackOf(onText, "onText");
+    listOf(messages, "messages");
     await this.load();
-    const told = this.#system && !messages.some(({role}) => role === "system");
+    const told = this.#system && !messages.some((message) => message?.role === "system");
     const all = told ? [{role: "system", content: this.#system}, ...messages] : messages;
-    return this.#engine.generate(all, {...this.#options, ...options}, onText);
+    return this.#engine.generate(all, {...this.#options, ...options}, onText ?? null);
   }
 
   /** The answer to one question. @param {string} text @param {object} [options] @returns {Promise<string>} */
@@ -171,7 +181,9 @@ export class LocalLLM {
    * @param {object} schema
    * @param {{instruction?: string}} [options] and those of `generate`
    */
-  async extractJson(text, schema, {instruction = EXTRACT, ...options} = {}) {
+  async extractJson(text, schema, given) {
+    const {instruction = EXTRACT, ...options} = optionsOf(given);
+    if (schema === undefined || schema === null) throw invalid("schema", "extractJson needs a JSON schema.", "Give one.");
     const messages = [{role: "system", content: instruction}, {role: "user", content: text}];
     const answer = await this.generate(messages, {temperature: 0, ...options, jsonSchema: schema});
     if (answer.finishReason !== "stop") {
@@ -184,21 +196,37 @@ export class LocalLLM {
   }
 
   /** The label that fits a text best; always one of `labels`. @param {string} text @param {string[]} labels */
-  async classify(text, labels, options = {}) {
+  async classify(text, labels, options) {
+    if (!Array.isArray(labels) || !labels.length || !labels.every((label) => label && typeof label === "string")) {
+      throw invalid("labels", "labels must be a list of texts that is not empty.");
+    }
     const instruction = CLASSIFY.replace("{labels}", () => labels.map((label) => JSON.stringify(label)).join(", "));
-    return this.extractJson(text, {enum: labels}, {...options, instruction});
+    return this.extractJson(text, {enum: labels}, {...optionsOf(options), instruction});
   }
 
   /** Free the memory; a load under way is stopped. Safe to call twice. */
   async unload() {
-    this.#loads++; // a load under way is no longer ours
+    this.#loading?.cancel();
     this.#loading = null;
     await this.#engine.unload();
     this.status.set(IDLE);
   }
 
-  async #load(number) {
-    const mine = () => number === this.#loads;
+  /** A load whose promise ends at once when it is cancelled, whatever the engine is at. */
+  #begin() {
+    const load = {};
+    const cancelled = new Promise((_, reject) => {
+      load.cancel = () => reject(new SippError({
+        code: "cancelled", message: "The model was unloaded while it was loading.", hint: "Call load() again.",
+      }));
+    });
+    load.promise = Promise.race([cancelled, this.#load(() => this.#loading === load)]);
+    load.promise.catch(() => {}); // whoever waits for it hears it
+    return load;
+  }
+
+  async #load(mine) {
+    await null; // until it counts
     try {
       const tell = (status) => {
         // "ready" and "error" are told once, when everything is over.

@@ -162,10 +162,13 @@ export interface LocalModel {
   signal?: AbortSignal;
 }
 
+/** A credential, or a function of the page that gives it: called at each request, so that it can be renewed. */
+export type Secret = string | (() => string | Promise<string>);
+
 export type Authentication =
   | {type: "none"}
-  | {type: "bearer"; token: string}
-  | {type: "header"; name: string; value: string};
+  | {type: "bearer"; token: Secret}
+  | {type: "header"; name: string; value: Secret};
 
 export interface RemoteFields {
   headers?: {[name: string]: string};
@@ -191,7 +194,7 @@ export interface Provider extends RemoteFields {
   kind: "provider";
   provider: "openai" | "openai_compatible" | "anthropic";
   model: string;
-  apiKey?: string;
+  apiKey?: Secret;
   baseUrl?: string;
 }
 
@@ -325,12 +328,29 @@ export interface ToolsOptions extends TextOptions, RequestOptions {
   onStep?: (message: object) => void;
 }
 
-export interface ClientEvent {
-  type:
-    | "state" | "progress" | "ready" | "degraded" | "request_started" | "request_completed" | "request_failed" | "closed";
-  endpoint: string | null;
-  [name: string]: any;
+/** What events of each type carry besides `type` and `endpoint`. */
+export interface EventFields {
+  /** Of an endpoint, or of the client where `endpoint` is null. */
+  state: {state: "starting" | "loading" | "ready" | "unloaded" | "failed" | "closed"};
+  progress: {status: Status};
+  ready: {};
+  degraded: {reason: string};
+  request_started: {};
+  /** The fields are there where text was generated; `metrics` with `observability.runtimeMetrics`. */
+  request_completed: {finishReason?: FinishReason; usage?: Usage; timings?: Timings; metrics?: RunMetrics};
+  request_failed: {error: SippError};
+  closed: {};
 }
+
+export interface RunMetrics {
+  queueMs: number | null;
+  interTokenP50Ms: number | null;
+  interTokenP99Ms: number | null;
+}
+
+export type ClientEvent = {
+  [T in keyof EventFields]: {type: T; endpoint: string | null} & EventFields[T];
+}[keyof EventFields];
 
 export interface Environment {
   name: string;

@@ -9,6 +9,7 @@
  *     const {finishReason} = await run;
  */
 
+import {callbackOf, invalid, listOf, optionsOf, signalOf, unsendable} from "./checks.mjs";
 import {environment} from "./environment.mjs";
 import {SippError} from "./errors.mjs";
 import {trustOrigins} from "./trusted.mjs";
@@ -20,6 +21,7 @@ export {environment, SippError};
 export class SippClient {
   #port;
   #requests = new Map();
+  #callbacks = new Map(); // by the request that brought them: functions of the page that Python calls
   #listeners = new Set();
   #lastId = 0;
   #state = "starting";
@@ -38,8 +40,10 @@ export class SippClient {
    * @param {string[]} [options.trustedOrigins] more origins that engine files may come from
    * @param {boolean} [options.browserCache] install a model that is given by its address, so that it is fetched once
    */
-  constructor(options = {}) {
-    trustOrigins(options.trustedOrigins ?? []);
+  constructor(options) {
+    options = optionsOf(options);
+    const origins = Array.isArray(options.trustedOrigins) ? options.trustedOrigins : [];
+    trustOrigins(origins.filter((origin) => URL.canParse(origin))); // Python refuses the others
     this.#port = connect(options.executionMode);
     this.#port.onmessage = ({data}) => this.#receive(data);
     this.#port.onerror = (event) => this.#fail(event);
@@ -59,11 +63,12 @@ export class SippClient {
   }
 
   /**
-   * Call `listener` with every event: `{type, endpoint, …}`.
+   * Call `listener` with every event: `{type, endpoint, …}`. What it throws is reported, and stops nothing.
    * @param {(event: object) => void} listener
    * @returns {() => void} ends the subscription
    */
   subscribe(listener) {
+    if (!callbackOf(listener, "listener")) throw callbackMissing("listener");
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
@@ -72,16 +77,26 @@ export class SippClient {
    * Make an endpoint ready.
    * @param {string} id
    * @param {{kind?: "local"|"gateway"|"provider", onProgress?: (status: object) => void, signal?: AbortSignal}}
-   *   descriptor the Python `LocalModel`, `Gateway` or `Provider` in camelCase
+   *   descriptor the Python `LocalModel`, `Gateway` or `Provider` in camelCase. `apiKey`, `authentication.token` and
+   *   `authentication.value` may be functions of the page, which are called at each request and may be async
    * @returns {Promise<{kind: string, id: string, info: object}>}
    */
-  async add(id, {onProgress, signal, ...descriptor}) {
+  async add(id, descriptor) {
+    const {onProgress, signal, ...given} = optionsOf(descriptor, "descriptor");
+    const [fields, callbacks] = withoutCallbacks(given);
     for (const field of ["source", "projector", "lora"]) {
-      if (field in descriptor) descriptor[field] = located(descriptor[field]);
+      if (field in fields) fields[field] = located(fields[field]);
     }
-    const ref = await this.#request("add", {id, descriptor}, {progress: onProgress, signal}).promise;
-    this.#endpoints.set(id, ref);
-    return ref;
+    const params = {id, descriptor: fields, callbacks: Object.keys(callbacks)};
+    const request = this.#request("add", params, {progress: callbackOf(onProgress, "onProgress"), signal, callbacks});
+    try {
+      const ref = await request.promise;
+      this.#endpoints.set(id, ref);
+      return ref; // its callbacks stay: requests of an endpoint that was replaced may still need theirs
+    } catch (error) {
+      this.#callbacks.delete(request.id);
+      throw error;
+    }
   }
 
   /** Take an endpoint away and free its memory. @param {string|object} id */
@@ -96,8 +111,8 @@ export class SippClient {
    * @param {object} [options] the Python `TextOptions` in camelCase, `endpoint`, and `signal`
    * @returns {TextRun}
    */
-  query(prompt, {endpoint, signal, ...options} = {}) {
-    return this.#run("query", {prompt, endpoint: idOf(endpoint), options}, signal);
+  query(prompt, options) {
+    return this.#run("query", {prompt}, options);
   }
 
   /**
@@ -106,8 +121,8 @@ export class SippClient {
    * @param {object} [options] the Python `TextOptions` in camelCase, `endpoint`, and `signal`
    * @returns {TextRun}
    */
-  chat(messages, {endpoint, signal, ...options} = {}) {
-    return this.#run("chat", {messages, endpoint: idOf(endpoint), options}, signal);
+  chat(messages, options) {
+    return this.#run("chat", {messages}, options);
   }
 
   /**
@@ -175,25 +190,36 @@ export class SippClient {
    *   whose functions are tools too, run in the runtime; `onTokens`, `onStep`: called as the conversation goes on
    * @returns {Run} of `{text, finishReason, messages, steps, usage}`
    */
-  runTools(messages, tools = [], {endpoint, signal, python, onTokens, onStep, ...options} = {}) {
-    const schemas = tools.map(({name, description = "", parameters = {type: "object"}}) => ({
-      type: "function", function: {name, description, parameters},
-    }));
-    const params = {messages, tools: schemas, python, endpoint: idOf(endpoint), options};
-    const byName = new Map(tools.map((tool) => [tool.name, tool.call]));
-    const call = ({call: number, name, arguments: values}) => this.#callTool(number, byName.get(name), values);
-    const request = this.#request("runTools", params, {tokens: onTokens, step: onStep, call, signal});
+  runTools(messages, tools = [], options) {
+    const request = attempted(() => {
+      const {endpoint, signal, python, onTokens, onStep, ...rest} = optionsOf(options);
+      const callbacks = Object.create(null);
+      const schemas = listOf(tools, "tools").map((tool) => {
+        const {name, description = "", parameters = {type: "object"}, call} = optionsOf(tool, "tools");
+        if (!callbackOf(call, "tools")) throw callbackMissing("tools");
+        callbacks[name] = call;
+        return {type: "function", function: {name, description, parameters}};
+      });
+      const params = {messages, tools: schemas, python, endpoint: idOf(endpoint), options: rest};
+      const replies = {tokens: callbackOf(onTokens, "onTokens"), step: callbackOf(onStep, "onStep")};
+      return this.#request("runTools", params, {...replies, signal, callbacks});
+    });
+    const forget = () => this.#callbacks.delete(request.id);
+    request.promise.then(forget, forget);
     return new Run(request.promise, (reason) => this.#cancel(request.id, reason));
   }
 
-  async #callTool(number, tool, values) {
-    const params = {call: number};
+  async #callBack(request, {call, name, arguments: values}) {
+    const params = {call};
     try {
-      params.content = (await tool(values)) ?? null;
+      params.content = (await this.#callbacks.get(request)[name](values)) ?? null;
     } catch (error) {
       params.error = String(error?.message ?? error);
     }
-    this.#request("toolResult", params).promise.catch(() => {}); // the loop's own request reports what went wrong
+    const unheard = () => {}; // who waits for the answer reports what went wrong
+    this.#request("callResult", params).promise.catch(({code, message}) => {
+      if (code === "invalid_option") this.#request("callResult", {call, error: message}).promise.catch(unheard);
+    });
   }
 
   /** The models that are installed here. @type {Models} */
@@ -209,48 +235,51 @@ export class SippClient {
   }
 
   async #close() {
+    const isStarting = this.#state === "starting"; // then nothing is under way that should end well
     const request = this.#request("close");
-    const patience = new Promise((resolve) => setTimeout(resolve, 2000));
+    const patience = new Promise((resolve) => setTimeout(resolve, isStarting ? 0 : 2000));
     await Promise.race([request.promise.catch(() => {}), patience]);
     this.#state = "closed";
     this.#port.terminate?.();
     this.#port.close?.();
-    const error = new SippError({code: "client_closed", message: "The client is closed.", hint: "Make a new SippClient."});
-    for (const {reject} of this.#requests.values()) reject(error);
+    for (const {reject} of this.#requests.values()) reject(clientClosed());
     this.#requests.clear();
+    this.#callbacks.clear();
     this.#listeners.clear();
   }
 
-  #single(method, params, {endpoint, signal, ...options} = {}) {
-    const request = this.#request(method, {...params, endpoint: idOf(endpoint), options}, {signal});
+  #single(method, params, options) {
+    const request = this.#ask(method, params, options);
     return new Run(request.promise, (reason) => this.#cancel(request.id, reason));
   }
 
-  #run(method, params, signal) {
-    const inbox = new TokenInbox(Boolean(params.options.emitTokens));
-    const request = this.#request(method, params, {tokens: (batch) => inbox.put(batch), signal});
+  #run(method, params, options) {
+    const inbox = new TokenInbox(Boolean(options?.emitTokens));
+    const request = this.#ask(method, params, options, {tokens: (batch) => inbox.put(batch)});
     request.promise.then(() => inbox.end(), (error) => inbox.end(error));
     return new TextRun(request.promise, inbox, (reason) => this.#cancel(request.id, reason));
   }
 
-  #request(method, params = {}, {progress, tokens, step, call, signal} = {}) {
+  #ask(method, params, options, replies) {
+    return attempted(() => {
+      const {endpoint, signal, ...rest} = optionsOf(options);
+      return this.#request(method, {...params, endpoint: idOf(endpoint), options: rest}, {...replies, signal});
+    });
+  }
+
+  #request(method, params = {}, {progress, tokens, step, callbacks = {}, signal} = {}) {
+    signalOf(signal);
     const id = ++this.#lastId;
     const promise = new Promise((resolve, reject) => {
-      if (this.#state === "closed") {
-        reject(new SippError({code: "client_closed", message: "The client is closed.", hint: "Make a new SippClient."}));
-        return;
-      }
-      if (this.#failure) {
-        reject(this.#failure);
-        return;
-      }
-      this.#requests.set(id, {resolve, reject, progress, tokens, step, call});
+      if (this.#state === "closed") throw clientClosed();
+      if (this.#failure) throw this.#failure;
       try {
         this.#port.postMessage({id, method, params});
-      } catch (error) {
-        this.#requests.delete(id);
-        reject(new SippError({code: "invalid_option", message: `An argument can't be sent: ${error.message}`}));
+      } catch {
+        throw unsendable(params);
       }
+      this.#requests.set(id, {resolve, reject, progress, tokens, step});
+      if (Object.keys(callbacks).length) this.#callbacks.set(id, callbacks);
     });
     if (signal) {
       const abort = () => this.#cancel(id, String(signal.reason?.message ?? signal.reason ?? "aborted"));
@@ -262,22 +291,28 @@ export class SippClient {
   }
 
   #cancel(request, reason) {
-    if (this.#requests.has(request)) this.#port.postMessage({id: ++this.#lastId, method: "cancel", params: {request, reason}});
+    if (!this.#requests.has(request)) return;
+    this.#port.postMessage({id: ++this.#lastId, method: "cancel", params: {request, reason: String(reason)}});
   }
 
   #receive(message) {
     if (message.event) {
       const {type, state} = message.event;
       if (type === "state" && state !== "unloaded") this.#state = state; // that is an endpoint's, not the client's
-      for (const listener of this.#listeners) listener(message.event);
+      const event = {...message.event};
+      if (event.error) event.error = new SippError(event.error);
+      for (const listener of this.#listeners) tell(listener, event);
+      return;
+    }
+    if ("call" in message) {
+      this.#callBack(message.id, message.call);
       return;
     }
     const request = this.#requests.get(message.id);
     if (!request) return;
-    if ("progress" in message) request.progress?.(message.progress);
-    else if ("tokens" in message) request.tokens?.(message.tokens);
-    else if ("step" in message) request.step?.(message.step);
-    else if ("call" in message) request.call?.(message.call);
+    if ("progress" in message) tell(request.progress, message.progress);
+    else if ("tokens" in message) tell(request.tokens, message.tokens);
+    else if ("step" in message) tell(request.step, message.step);
     else {
       this.#requests.delete(message.id);
       if ("error" in message) request.reject(new SippError(message.error));
@@ -359,9 +394,13 @@ export class Models {
    *   onProgress?: (status: object) => void, signal?: AbortSignal}} [options]
    * @returns {Installation}
    */
-  add(source, {onProgress, signal, ...options} = {}) {
-    if (options.projector) options.projector = located(options.projector);
-    const {id, promise} = this.#ask({op: "add", source: located(source), options}, {progress: onProgress, signal});
+  add(source, options) {
+    const {id, promise} = attempted(() => {
+      const {onProgress, signal, ...rest} = optionsOf(options);
+      if (rest.projector) rest.projector = located(rest.projector);
+      const progress = callbackOf(onProgress, "onProgress");
+      return this.#ask({op: "add", source: located(source), options: rest}, {progress, signal});
+    });
     const tell = (op) => this.#ask({op, request: id}).promise;
     return new Installation(promise, (reason) => this.#cancel(id, reason), tell);
   }
@@ -386,8 +425,10 @@ export class Models {
    * @param {string} id
    * @param {{repair?: boolean, onProgress?: (status: object) => void, signal?: AbortSignal}} [options]
    */
-  verify(id, {onProgress, signal, ...options} = {}) {
-    return this.#ask({op: "verify", id, options}, {progress: onProgress, signal}).promise;
+  async verify(id, options) {
+    const {onProgress, signal, ...rest} = optionsOf(options);
+    const progress = callbackOf(onProgress, "onProgress");
+    return this.#ask({op: "verify", id, options: rest}, {progress, signal}).promise;
   }
 
   /**
@@ -397,9 +438,10 @@ export class Models {
    *   is to run with, as in `runtime.context`
    * @returns {Promise<object>} `{manifest, download, storage, enoughStorage, memory: {verdict, text, total, maxNCtx, …}}`
    */
-  estimate(source, {signal, ...options} = {}) {
-    if (options.projector) options.projector = located(options.projector);
-    return this.#ask({op: "estimate", source: located(source), options}, {signal}).promise;
+  async estimate(source, options) {
+    const {signal, ...rest} = optionsOf(options);
+    if (rest.projector) rest.projector = located(rest.projector);
+    return this.#ask({op: "estimate", source: located(source), options: rest}, {signal}).promise;
   }
 
   /** What there is, and what models take. @returns {Promise<object>} */
@@ -503,6 +545,51 @@ function located(source) {
   const base = globalThis.document?.baseURI ?? location.href;
   return URL.canParse(source, base) ? new URL(source, base).href : source;
 }
+
+/** A descriptor that can be sent, and the callbacks for credentials that were in it, by their names. */
+function withoutCallbacks(descriptor) {
+  const callbacks = {};
+  const sendable = (fields, ...names) => {
+    const rest = {...fields};
+    for (const name of names) {
+      if (typeof rest[name] !== "function") continue;
+      callbacks[name] = rest[name];
+      delete rest[name];
+    }
+    return rest;
+  };
+  const fields = sendable(descriptor, "apiKey");
+  const {authentication} = fields;
+  if (authentication && typeof authentication === "object") {
+    fields.authentication = sendable(authentication, "token", "value");
+  }
+  return [fields, callbacks];
+}
+
+/** A request, or one that has failed already. */
+function attempted(make) {
+  try {
+    return make();
+  } catch (error) {
+    const promise = Promise.reject(error);
+    promise.catch(() => {}); // whoever waits for it hears it
+    return {id: null, promise};
+  }
+}
+
+/** Call a function of the page. What it throws is its own affair: no request fails of it. */
+function tell(callback, news) {
+  try {
+    callback?.(news);
+  } catch (error) {
+    reportError(error);
+  }
+}
+
+const clientClosed = () =>
+  new SippError({code: "client_closed", message: "The client is closed.", hint: "Make a new SippClient."});
+
+const callbackMissing = (name) => invalid(name, `${name} needs a function.`, "Give one that takes what comes.");
 
 const idOf = (endpoint) => (typeof endpoint === "object" && endpoint ? endpoint.id : endpoint);
 

@@ -54,6 +54,8 @@ class Credentials:
             AuthenticationFailed: the callback failed. Its message is left out: it may hold the secret.
         """
         source = self._source()
+        if source is None:
+            return None
         if callable(source):
             try:
                 source = source()
@@ -64,8 +66,6 @@ class Credentials:
                     f"The callback that gives the credentials failed ({type(error).__name__}).",
                     hint="Look into the callback.",
                 ) from None
-        if source is None:
-            return None
         secret = source.strip() if isinstance(source, str) else ""  # a key from a file ends with a newline
         if not secret:
             raise AuthenticationFailed("The callback gave no text.", hint="It must return the credential.")

@@ -1,7 +1,8 @@
 """Endpoints elsewhere: gateways and providers, over HTTP.
 
 A request is sent again only where the server can't have begun on it: no connection, 429, 502, 503, 504 and 529 before
-the first byte of an answer. Redirects are never followed.
+the first byte of an answer. A tab can't tell "no connection" from one that broke later: it sends nothing again there.
+Redirects are never followed.
 """
 
 from __future__ import annotations

@@ -203,5 +203,5 @@ def can_retry(error: SippError) -> bool:
     if isinstance(error, RateLimited):
         return True
     return isinstance(error, RemoteUnavailable) and error.details.get("reason") in (
-        "connect", "timeout", "cut", "protocol", "status", "range",
+        "connect", "network", "timeout", "cut", "protocol", "status", "range",
     )  # fmt: skip

@@ -199,5 +199,5 @@ def _no_answer(url: str, seconds: float | None) -> RemoteUnavailable:
 def _no_connection(url: str, redirect: Redirect) -> RemoteUnavailable:
     if redirect == "error":
         # fetch reports a refused redirect as the same TypeError as a lost network.
-        return unavailable("connect", url, "No connection to {url}, or it answered with a redirect.")
-    return unavailable("connect", url, "No connection to {url}.")
+        return unavailable("network", url, "No connection to {url}, or it answered with a redirect.")
+    return unavailable("network", url, "No connection to {url}.")

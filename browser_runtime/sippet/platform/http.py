@@ -7,8 +7,9 @@
 Only the transport is here: a response of any status is a response. What went wrong below that level is raised as
 :class:`~sippet.errors.RemoteUnavailable`, with ``details["reason"]``:
 
-- ``connect``: no connection (no such host, refused, TLS, offline; in a tab also CORS, CSP and mixed content, which a
-  page can't tell apart);
+- ``connect``: no connection (no such host, refused, TLS, offline): the server saw nothing of the request;
+- ``network``: no answer, in a tab, which can't tell why: no connection, one that broke when the server had the request
+  already, CORS, CSP or mixed content;
 - ``timeout``: nothing arrived for ``timeout`` seconds;
 - ``cut``: the body ended before its length, or the connection broke;
 - ``redirect``: a redirect although ``redirect="error"``, or too many of them;
@@ -184,7 +185,8 @@ def unavailable(reason: str, url: str, message: str, *, hint: str | None = None,
     """A :class:`~sippet.errors.RemoteUnavailable` for ``url``, its secrets left out."""
     shown = display_url(url)
     hints = {
-        "connect": "Check the address and the network; from a page, that its policy and the server's CORS allow it.",
+        "connect": "Check the address and the network.",
+        "network": "Check the address and the network, and that the page's policy and the server's CORS allow it.",
         "timeout": "Try again, or raise the time-out.",
         "cut": "Try again.",
     }

@@ -4,7 +4,7 @@
  * @typedef {object} Choice a model that somebody chose
  * @property {string} name
  * @property {string | File | (string | File)[]} source
- * @property {File} [projector] what makes images readable for it
+ * @property {string | File} [projector] what makes images readable for it
  * @property {Record<string, any>} [listed] its entry in the page's configuration
  */
 
@@ -170,14 +170,15 @@ export class Engine extends EventTarget {
   }
 
   /**
-   * Fetches a listed model to keep it; its manifest, or the registry, has the hash of every chunk.
+   * Fetches a listed model to keep it; its manifest, or the registry, has the hash of every chunk. The registry has the
+   * projector too.
    * @param {any} listed its entry in the page's configuration
    * @param {{onProgress: (progress: any) => void, signal: AbortSignal}} options
    * @returns {Promise<any>} the installation, in a box, because it is a promise itself; it can be paused
    */
-  async keep({id, name, manifest}, options) {
+  async keep({id, name, manifest, projector}, options) {
     await this.start();
-    return {installation: (await this.#client).models.add(manifest || id, {id, name, ...options})};
+    return {installation: (await this.#client).models.add((!projector && manifest) || id, {id, name, ...options})};
   }
 
   /** What there is, and what models take. @returns {Promise<any>} */

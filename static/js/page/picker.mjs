@@ -112,10 +112,11 @@ export class ModelPicker {
     const title = `${this.prefix}-${model.id}`;
     const size = model.size && (kept ? bytes(model.size) : `${bytes(model.size)} download`);
     const facts = [model.parameters && `${amount(model.parameters)} parameters`, model.quantization, size,
-      model.context && `${count(model.context)}-token context`, model.license];
+      model.context && `${count(model.context)}-token context`, model.projector && "Sees images", model.license];
     const urls = model.files.map((/** @type {any} */ file) => file.url);
     const source = kept ? model.id : urls.length === 1 ? urls[0] : urls;
-    const start = () => this.onChoose({name: model.name, source, listed: model});
+    const projector = kept ? undefined : model.projector?.url; // a kept model has its own
+    const start = () => this.onChoose({name: model.name, source, projector, listed: model});
     const keeping = kept
       ? iconButton("trash", `Remove ${model.name} from this device`, () => onDiscard(model))
       : iconButton("download", `Keep ${model.name} on this device`, () => onKeep(model));
