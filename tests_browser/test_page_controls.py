@@ -36,7 +36,7 @@ def test_nothing_is_downloaded_before_a_button_says_so(open_page: OpenPage, watc
     page = open_page()
     expect(page.locator("#status-text")).to_contain_text("No model yet", timeout=BOOT)
     assert not [request.url for request in watches[page].requests if "/models/" in request.url]
-    expect(page.locator("#welcome-picker .model-facts")).to_contain_text("1.72 MB download")
+    expect(page.locator("#welcome-picker .model-facts")).to_contain_text("3.18 MB download")
 
 
 def test_enter_sends_and_shift_enter_breaks_the_line(open_page: OpenPage) -> None:
