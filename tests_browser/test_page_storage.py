@@ -52,7 +52,7 @@ def test_the_storage_panel_shows_what_is_kept_and_deletes_it(open_page: OpenPage
     expect(page.locator("#welcome-picker .badge.kept")).to_have_text("On this device", timeout=BOOT)
     page.locator("#model-button").click()
     panel = page.get_by_role("region", name="Kept on this device")
-    expect(panel.get_by_role("listitem")).to_have_text(re.compile(r"tiny-chat-f16\s*1\.72 MB"))
+    expect(panel.get_by_role("listitem")).to_have_text(re.compile(r"tiny-chat-f16\s*3\.18 MB"))
     expect(panel).to_contain_text(
         re.compile(r"This page takes [\d.]+ MB on this device, [\d.]+ [GT]B are free for more\.")
     )
