@@ -14,6 +14,7 @@ import {serveWorker} from "./workers.mjs";
 
 const NOTE_EVERY = 100; // ms
 const NOTE_PART = 2 << 20; // bytes
+const PIECE = 64 << 10; // bytes that are read at once; more is slower
 
 const files = new Map();
 const bodies = new Map();
@@ -64,7 +65,7 @@ const OPERATIONS = {
     bodies.set(body, {controller}); // so that it can be ended before it is there
     try {
       const response = await fetch(url, {...options, signal: controller.signal});
-      if (bodies.has(body)) bodies.set(body, {controller, reader: response.body?.getReader(), rest: null});
+      if (bodies.has(body)) bodies.set(body, bodyOf(response.body, controller));
       return {status: response.status, url: response.url, headers: [...response.headers]};
     } catch (error) {
       throw new NetworkFailure(error);
@@ -73,7 +74,7 @@ const OPERATIONS = {
 
   /** A part of a file that the user picked, to be received like the body of an answer. */
   pick({body, blob, start}) {
-    bodies.set(body, {controller: new AbortController(), reader: blob.slice(start).stream().getReader(), rest: null});
+    bodies.set(body, bodyOf(blob.slice(start).stream(), new AbortController()));
   },
 
   /** Let go of a body, whatever is going on with it. */
@@ -86,7 +87,7 @@ const OPERATIONS = {
 
   /** The next piece of a body; nothing at its end. */
   async piece({body, patience}) {
-    return take(bodies.get(body), Infinity, patience);
+    return (await take(bodies.get(body), Infinity, patience))?.slice(); // a copy, which is given away
   },
 
   /**
@@ -138,7 +139,22 @@ const OPERATIONS = {
   },
 };
 
-/** The next bytes of a body, `most` at most; null at its end, or once it was let go of. */
+/** A body to be read: where the browser can, into memory that is used again, which is a quarter faster. */
+function bodyOf(stream, controller) {
+  const body = {controller, rest: null, memory: null, reader: null};
+  try {
+    body.reader = stream?.getReader({mode: "byob"});
+    body.memory = new ArrayBuffer(PIECE);
+  } catch { // no stream of bytes
+    body.reader = stream.getReader();
+  }
+  return body;
+}
+
+/**
+ * The next bytes of a body, `most` at most; null at its end, or once it was let go of. They stay what they are until the
+ * next ones are asked for.
+ */
 async function take(source, most, patience) {
   if (!source?.reader) return null;
   const piece = source.rest ?? (await next(source, patience));
@@ -146,11 +162,13 @@ async function take(source, most, patience) {
   return source.rest ? piece.subarray(0, most) : piece;
 }
 
-async function next({reader, controller}, patience) {
+async function next(source, patience) {
+  const {reader, controller} = source;
   const silence = new DOMException("nothing came", "TimeoutError");
   const timer = patience && setTimeout(() => controller.abort(silence), 1000 * patience);
   try {
-    const {done, value} = await reader.read();
+    const {done, value} = await (source.memory ? reader.read(new Uint8Array(source.memory)) : reader.read());
+    if (source.memory && value) source.memory = value.buffer; // it was away for as long as it was being filled
     return done ? null : value;
   } catch (error) {
     throw new NetworkFailure(error);
