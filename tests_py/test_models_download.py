@@ -101,6 +101,17 @@ def install(folder: Path, server: ModelServer, source: Any = None, **options: An
     return run(main())
 
 
+def replace_under_way(server: ModelServer, other: bytes) -> None:
+    """Have another version on the server once 300 kB of the file were sent."""
+
+    def swap(name: str, offset: int, data: bytes) -> bytes:
+        if offset > 300_000:
+            server.files["m.gguf"] = other
+        return data
+
+    server.alter = swap
+
+
 def small_chunks(url: str) -> Manifest:
     """Nothing known of the file but where it is; in small chunks, so that there are several."""
     return Manifest("m", "M", (ModelFile("m.gguf", None, url + "m.gguf"),), CHUNK)
@@ -248,13 +259,7 @@ def test_a_file_that_is_wrong_on_the_server_is_refused(tmp_path: Path, ranges: b
 def test_two_versions_never_mix_even_where_if_range_is_ignored(tmp_path: Path, if_range: bool, dated: bool) -> None:
     other = model_bytes(1_000_064 if dated else 1_000_000, seed=2)
     server = ModelServer({"m.gguf": BIG}, if_range=if_range, etags=not dated, dates=dated)
-
-    def swap(name: str, offset: int, data: bytes) -> bytes:
-        if offset > 300_000:
-            server.files["m.gguf"] = other
-        return data
-
-    server.alter = swap
+    replace_under_way(server, other)
     install(tmp_path, server, small_chunks, parallel=2)
     assert content(tmp_path) == other
 
@@ -437,13 +442,7 @@ def test_what_only_claims_to_be_large_is_refused_at_once(tmp_path: Path) -> None
 def test_ranges_of_two_versions_that_nothing_tells_apart_never_mix(tmp_path: Path) -> None:
     other = model_bytes(1_000_000, seed=5)
     server = ModelServer({"m.gguf": BIG}, etags=False, pace=0.002)
-
-    def swap(name: str, offset: int, data: bytes) -> bytes:
-        if offset > 300_000:
-            server.files["m.gguf"] = other
-        return data
-
-    server.alter = swap
+    replace_under_way(server, other)
     install(tmp_path, server, small_chunks, parallel=4)
     assert content(tmp_path) in (BIG, other)
 

@@ -193,7 +193,7 @@ def test_a_registered_name_without_a_host_says_what_to_do(tmp_path: Path) -> Non
         run(store_in(tmp_path).add("smollm2-135m-instruct-q4_1"))
 
 
-def stretch(folder: Path, size: int) -> None:
+def resize(folder: Path, size: int) -> None:
     """Make the one installed file so long."""
     (path,) = folder.glob("models/*/data/*")
     os.truncate(path, size)
@@ -205,7 +205,7 @@ def test_bytes_too_many_are_found_and_cut_off(tmp_path: Path) -> None:
             store = store_in(tmp_path)
             await store.add(manifest_of(BIG, server.url + "m.gguf"))
             sent = server.sent
-            stretch(tmp_path, len(BIG) + 5)
+            resize(tmp_path, len(BIG) + 5)
             assert await store.list() == []
             found = await store.verify("m", repair=False)
             assert (found.bad, found.sound) == ((("m.gguf", -(-len(BIG) // (64 << 10))),), False)
@@ -223,7 +223,7 @@ def test_adding_a_damaged_model_fetches_only_what_is_missing(tmp_path: Path, siz
             store = store_in(tmp_path)
             await store.add(manifest_of(BIG, server.url + "m.gguf"))
             before = server.sent
-            stretch(tmp_path, size)
+            resize(tmp_path, size)
             await store.add(manifest_of(BIG, server.url + "m.gguf"))
             assert server.sent - before <= max(0, len(BIG) - size) + (64 << 10)
             assert [model.id for model in await store.list()] == ["m"]
@@ -293,11 +293,6 @@ def test_a_truncated_file_is_not_listed_but_can_be_repaired(tmp_path: Path) -> N
             assert [item.id for item in await store.list()] == [model.id]
 
     run(main())
-
-
-def resize(folder: Path, size: int) -> None:
-    (path,) = folder.glob("models/*/data/*")
-    os.truncate(path, size)
 
 
 def test_a_repair_never_takes_another_version(tmp_path: Path) -> None:

@@ -184,9 +184,7 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if math.isnan(value) or math.isinf(value):
         raise InvalidOption(name, f"{name} must be a finite number, not {value}.")
     if (low is not None and value < low) or (high is not None and value > high):
-        limits = (
-            f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
-        )
+        limits = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
         raise InvalidOption(name, f"{name} must be {limits}{' ' + unit if unit else ''}, not {value}.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,13 @@ from urllib.parse import urlsplit
 
 from ._fields import build, check, option, show
 from .errors import InvalidOption
+from .platform.http import is_token
 
 Secret = str | Callable[[], str | Awaitable[str]]
 """A secret, or what gives it: called at each request, so that a short-lived token can be renewed. May be a coroutine
 function."""
 
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONNECTION = ("host", "content-length", "content-type", "connection", "transfer-encoding", "cookie")
 
 
@@ -141,7 +140,7 @@ def is_private_transport(url: str) -> bool:
 
 
 def _check_header_name(option: str, name: str) -> None:
-    if not _TOKEN.fullmatch(name):
+    if not is_token(name):
         raise InvalidOption(option, f"{show(name)} is no name of a header.")
     if name.lower() in _CONNECTION:
         raise InvalidOption(option, f"{option} can't set {name}: it belongs to the connection.")

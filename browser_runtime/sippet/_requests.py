@@ -115,7 +115,6 @@ class TextRequest:
             stream = _generic_tools.parsed(stream)
         return _stops.until(stream, stops) if stops else stream
 
-
     def blamed(self, error: InvalidOption) -> InvalidOption:
         """A refusal by the option that was given, where the engine names what was made of it."""
         options = self._options

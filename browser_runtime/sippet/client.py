@@ -15,7 +15,7 @@ from ._contexts import SavedContexts
 from ._endpoint import Endpoint
 from ._endpoints import Endpoints
 from ._engines import open_engine
-from ._fields import build, check, check_text, option, show
+from ._fields import MOST, build, check, check_text, option, show
 from ._room import Room
 from .capabilities import refuse_unsupported
 from .endpoints import DESCRIPTORS, Descriptor, EndpointRef, LocalModel
@@ -600,7 +600,7 @@ def _report(descriptor: Descriptor, status: Status) -> None:
 
 
 def _is_token(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _not_in_memory(key: str) -> InvalidOption:

@@ -14,6 +14,7 @@ from .errors import InvalidOption, UnsupportedOption
 Sampler = Literal["dry", "top_k", "typ_p", "top_p", "top_n_sigma", "min_p", "xtc", "temperature", "infill", "penalties"]
 ToolChoice = Literal["auto", "none", "required"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """How the next token is chosen: for one request, or for a model as ``RuntimeConfig.sampling``."""

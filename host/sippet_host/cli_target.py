@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from sippet._fields import MOST
 from sippet._json import loads
 from sippet._remote_fields import Bearer
+from sippet.config import LEAST_N_CTX
 from sippet.endpoints import Descriptor, Gateway, LocalModel, Provider
 from sippet.options import TextOptions
 
@@ -21,8 +23,6 @@ from .packaged import default_model
 from .paths import named_path
 from .urls import is_url
 
-MOST_TOKENS = (1 << 31) - 1
-"""As the engines count tokens."""
 KEY_VARIABLE = "SIPPET_API_KEY"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -130,7 +130,7 @@ _TARGET = [
         show_default=True,
         help="What runs at --endpoint: says which further options it has.",
     ),
-    click.option("--ctx", type=click.IntRange(8, MOST_TOKENS), metavar="TOKENS", help="Context size."),
+    click.option("--ctx", type=click.IntRange(LEAST_N_CTX, MOST), metavar="TOKENS", help="Context size."),
     click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="CPU threads."),
 ]
 

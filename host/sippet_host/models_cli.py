@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sippet.config import ContextConfig
+from sippet._fields import MOST
+from sippet.config import LEAST_N_CTX, ContextConfig
 from sippet.errors import InvalidModel, StorageError
 from sippet.models.installed import InstalledModel
 from sippet.models.manifest import CHUNK, Manifest, build_manifest
@@ -25,7 +26,6 @@ from sippet.platform._cpython import PathSource
 from sippet.platform._folder import FolderStorage
 
 from . import paths
-from .cli_target import MOST_TOKENS
 from .errors import ConfigurationError, NoSuchModel
 from .hashcache import HashCache
 from .models import readable, shard_names
@@ -133,7 +133,7 @@ def verify(what: str, manifest_path: Path | None, repair: bool, as_json: bool) -
 @click.option(
     "--ctx",
     "n_ctx",
-    type=click.IntRange(8, MOST_TOKENS),
+    type=click.IntRange(LEAST_N_CTX, MOST),
     help="Tokens of context; by default as a client chooses.",
 )
 @_json

@@ -304,7 +304,8 @@ class Fetcher:
         """Work out how much it is in all, as far as that is known."""
         sizes = [item.size for item in self._items if item.size is not None]
         self._meter.total = sum(sizes) if len(sizes) == len(self._items) else None
-        await self._make_room(sum(sizes))
+        if sizes:
+            await self._make_room(sum(sizes))
 
     async def _back_off(self, error: SippError, failures: int) -> None:
         asked = error.details.get("retry_after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from typing import Any
 
@@ -128,8 +129,8 @@ class Installation:
             if file.name not in local:
                 return file
             text = f"Comparing {file.name} with what is installed."
-            report = lambda done: self._report(Status("checking", text, done, file.size))  # noqa: E731
-            known = await hash_file(local[file.name], manifest.chunk_size, report)
+            source, tell = local[file.name], functools.partial(Status, "checking", text, total=file.size)
+            known = await hash_file(source, manifest.chunk_size, lambda done: self._report(tell(bytes=done)))
             return dataclasses.replace(file, sha256=known.sha256, chunks=known.chunks)
 
         files = tuple([await hashed(file) for file in manifest.files])
@@ -142,7 +143,7 @@ class Installation:
 
     async def _repair(self, model: InstalledModel) -> bool:
         """Mend an installed model of which something is missing. Returns whether it is whole again."""
-        report = lambda status: self._tell(model.folder, status)  # noqa: E731
+        report = functools.partial(self._tell, model.folder)
         try:
             return (await verify(model, self._storage, report=report, http=self._http, options=self._options)).sound
         except SippError:
@@ -157,7 +158,7 @@ class Installation:
             wanted.manifest,
             sources=dict(wanted.local),
             options=self._options,
-            report=lambda status: self._tell(folder, status),
+            report=functools.partial(self._tell, folder),
             make_room=lambda nbytes: self._make_room(nbytes, folder),
         )
         if self._paused:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .. import platform
-from .._json import is_text
+from .._fields import check_text
 from ..errors import InvalidOption
 from ..platform.base import Source
 from ..platform.http import HttpClient
@@ -59,7 +59,7 @@ async def find(
         InvalidOption: it is none of these, or the id or the name can't be one.
     """
     for option, text in (("id", id), ("name", name)):
-        if text is not None and not (isinstance(text, str) and 0 < len(text) <= 500 and is_text(text)):
+        if text is not None and not 0 < len(check_text(option, text)) <= 500:
             raise InvalidOption(option, f"{option} must be a text of 1 to 500 characters.")
     wanted = await _find(source, http)
     if projector is not None:

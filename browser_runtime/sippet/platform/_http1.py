@@ -24,6 +24,7 @@ from .http import (
     HttpClient,
     HttpResponse,
     Redirect,
+    is_token,
     origin,
     sendable,
     unavailable,
@@ -32,7 +33,6 @@ from .http import (
 _MAX_HEADER_BYTES = 64 << 10
 _PIECE = 256 << 10
 _REDIRECTS = {301, 302, 303, 307, 308}
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 class Http1Client(HttpClient):
@@ -217,7 +217,7 @@ def _request_head(
     if body is not None or method in ("POST", "PUT", "PATCH"):
         lines["content-length"] = ("Content-Length", str(len(body or b"")))
     for name, value in lines.values():
-        if not name or not _TOKEN.issuperset(name) or any(c in value for c in "\r\n\0"):
+        if not is_token(name) or any(c in value for c in "\r\n\0"):
             raise InvalidOption("headers", f"Not a valid header: {name!r}.")
     text = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.values())
     return (text + "\r\n").encode("latin-1")
@@ -233,7 +233,7 @@ async def _read_head(reader: asyncio.StreamReader, url: str) -> tuple[int, Heade
     while (line := await reader.readuntil(b"\r\n")) != b"\r\n":
         size += len(line)
         name, colon, value = line.decode("latin-1").rstrip("\r\n").partition(":")
-        if size > _MAX_HEADER_BYTES or not colon or not name or not _TOKEN.issuperset(name):
+        if size > _MAX_HEADER_BYTES or not colon or not is_token(name):
             raise unavailable("protocol", url, "{url} sent damaged or too many headers.")
         items.append((name, value.strip(" \t")))
     return int(code), Headers(items)

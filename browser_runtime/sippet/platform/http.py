@@ -32,6 +32,7 @@ Redirect = Literal["follow", "error", "manual"]
 
 DEFAULT_TIMEOUT = 60.0
 MAX_REDIRECTS = 10
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Headers(Mapping[str, str]):
@@ -145,6 +146,11 @@ class HttpClient(ABC):
 
     async def close(self) -> None:  # noqa: B027 (a client that keeps no connections has nothing to do)
         """Close idle connections. Safe to call twice."""
+
+
+def is_token(text: str) -> bool:
+    """Whether it can be the name of a header (RFC 9110, 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def display_url(url: str) -> str:
