@@ -57,6 +57,29 @@ def test_a_tab_that_is_killed_anywhere_leaves_a_download_that_goes_on(
     assert tab.run(HASH) == hashlib.sha256(data).hexdigest()
 
 
+BUSY = ADD.replace("NOTE(json.dumps(dataclasses.asdict(status)))", "time.sleep(1)")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_arrived_while_python_was_busy_is_not_fetched_again(
+    profile: Open, site: Site, kind: str, tmp_path: Path
+) -> None:
+    data, chunk, arrived = model_bytes(60_000_000), 4 << 20, 12_000_000
+    site.models.files["m.gguf"], site.models.stall_after = data, [arrived, arrived]
+    context = profile()
+    page = context.pages[0]
+    watched(page, site).begin(BUSY, {"manifest": manifest(data, chunk=chunk), "parallel": 2})
+    until(lambda: site.models.sent >= 2 * arrived, page)
+    page.wait_for_timeout(1000)  # what is under way arrives
+    context, page = kill(context, page, kind, tmp_path / "profile", profile)
+    before = site.models.sent
+    tab = watched(page, site)
+    tab.run(ADD, {"manifest": manifest(data, chunk=chunk)})
+    assert site.models.sent - before <= len(data) - 2 * arrived + chunk
+    assert tab.run(HASH) == hashlib.sha256(data).hexdigest()
+
+
 def kill(context: BrowserContext, page: Page, kind: str, folder: Path, profile: Open) -> tuple[BrowserContext, Page]:
     """End the tab's process without a warning. Firefox shares processes between tabs: there all of it ends."""
     main = browser_process(folder)

@@ -5,19 +5,24 @@
  * Messages in; the sender chooses `id` and the numbers of files and bodies:
  *   {id, op, ...}          see `OPERATIONS`                       → {id, result}
  *   without `id`           the same, and nobody waits for an answer
- * While `receive` goes on                                         → {id, note: {position, chunk, sha256}}
+ * While `receive` goes on                                         → {id, notes: [{position}, …]}
+ *   once they are in the journal                                  → {id, notes: [{position, chunk, filled, kind, sha256}, …]}
  * A failure                                                       → {id, error: {kind, name, message}}, where `kind` is
  *                                                                   "network" or "storage"
  */
 
 import {serveWorker} from "./workers.mjs";
 
-const NOTE_EVERY = 100; // ms
-const NOTE_PART = 2 << 20; // bytes
+const TELL_EVERY = 100; // ms
+const PART = 1; // kinds of notes in the journal, as in `sippet/platform/notes.py`
+const WHOLE = 2;
 const PIECE = 64 << 10; // bytes that are read at once; more is slower
 
 const files = new Map();
 const bodies = new Map();
+const turn = new MessageChannel();
+const turns = []; // who waits for it
+turn.port1.onmessage = () => turns.shift()();
 
 class NetworkFailure extends Error {
   constructor(error) {
@@ -43,6 +48,10 @@ const OPERATIONS = {
 
   write({file, at, data}) {
     write(file, at, data);
+  },
+
+  append({file, data}) {
+    write(file, files.get(file).getSize(), data);
   },
 
   flush({file}) {
@@ -91,53 +100,83 @@ const OPERATIONS = {
   },
 
   /**
-   * Write what a body brings to a file, from `start` to `end`, or to the body's end where there is none. At each multiple
-   * of `chunk`, and at the end, the note tells the SHA-256 of the chunk that is complete; chunks to `keep` are only
-   * hashed.
+   * Write what a body brings to a file, from `start` to `end`, or to the body's end where there is none, and note in the
+   * journal what is there: a part of a chunk after `every` bytes, and however this ends; a chunk once it is complete, at
+   * each multiple of `chunk` and at the end. Chunks to `keep` are only hashed.
    */
-  async receive({body, file, start, end, chunk, keep, patience}, note) {
+  async receive({body, file, start, end, chunk, keep, patience, journal, index, every, hashParts}, tell) {
     const source = bodies.get(body);
     const memory = new Uint8Array(Math.min(chunk, end ?? Infinity));
     let position = start;
     let written = start; // up to where the file has what came: many small writes are slow, above all in Firefox
+    let noted = start;
     let begin = start - (start % chunk); // where the chunk begins that is being filled
     memory.set(OPERATIONS.read({file, at: begin, length: start - begin}));
-    const hashes = [];
+
     const save = () => {
-      if (written === position) return;
       const piece = memory.subarray(written - begin, position - begin);
-      if (!keep.includes(begin / chunk)) write(file, written, piece);
+      if (piece.length && !keep.includes(begin / chunk)) write(file, written, piece);
       written = position;
     };
-    const finish = () => {
+    const hashes = [];
+    const news = []; // for Python: few messages, for each costs as much as a piece of the model
+    let told = performance.now();
+    const tellAll = () => {
+      if (news.length) tell(news.splice(0));
+      told = performance.now();
+    };
+    const note = (kind, hash) => {
+      const there = {position, chunk: begin / chunk, filled: position - begin, kind};
+      const make = (sha256) => {
+        if (!keep.includes(there.chunk)) OPERATIONS.append({file: journal, data: record(index, there, sha256)});
+        news.push({...there, sha256});
+        if (kind === WHOLE) tellAll();
+      };
+      if (hash) hashes.push(hash.then(make));
+      else make(new Uint8Array(32));
+      noted = position;
+    };
+    const notePart = () => {
       save();
-      const arrival = {position, chunk: begin / chunk};
-      hashes.push(sha256(memory.subarray(0, position - begin)).then((sha256) => note({...arrival, sha256})));
+      note(PART, hashParts && sha256(memory.subarray(noted - begin, position - begin)));
+    };
+    const noteWhole = () => {
+      save();
+      note(WHOLE, sha256(memory.subarray(0, position - begin)));
       begin = position;
     };
-    let told = {position, time: performance.now()};
+
     try {
       while (position < (end ?? Infinity)) {
         const limit = Math.min(begin + chunk, end ?? Infinity);
         const piece = await take(source, limit - position, patience);
         if (!piece) break;
-        memory.set(piece, position - begin); // the digest takes a copy: the memory is free again
+        memory.set(piece, position - begin);
         position += piece.length;
-        if (position === limit) finish();
-        else if (position - told.position >= NOTE_PART || performance.now() - told.time >= NOTE_EVERY) {
-          save();
-          note({position});
-          told = {position, time: performance.now()};
-        }
+        const isLate = performance.now() - told >= TELL_EVERY;
+        if (position === limit) noteWhole();
+        else if (position - noted >= every) notePart();
+        else if (!isLate) continue;
+        else news.push({position});
+        if (isLate) tellAll();
+        await takeMessages();
       }
-      if (end === undefined && position > begin) finish();
+      if (end === undefined && position > begin) noteWhole();
     } finally {
-      save();
-      note({position});
-      await Promise.all(hashes);
+      if (every && position > noted) notePart();
+      await Promise.all(hashes).finally(tellAll);
     }
   },
 };
+
+/** A record of the journal, as `sippet/platform/notes.py` has it. */
+function record(index, {chunk, filled, kind}, sha256) {
+  const bytes = new Uint8Array(48);
+  const view = new DataView(bytes.buffer);
+  [index, chunk, filled, kind].forEach((value, i) => view.setUint32(4 * i, value, true));
+  bytes.set(sha256, 16);
+  return bytes;
+}
 
 /** A body to be read: where the browser can, into memory that is used again, which is a quarter faster. */
 function bodyOf(stream, controller) {
@@ -184,13 +223,21 @@ function write(file, at, bytes) {
 }
 
 async function sha256(bytes) {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)); // takes a copy first: the memory is free again
+}
+
+/** Let the messages be taken that wait: as long as there is something to read, reading goes before them. */
+function takeMessages() {
+  return new Promise((resolve) => {
+    turns.push(resolve);
+    turn.port2.postMessage(null);
+  });
 }
 
 function serve(port) {
   port.onmessage = async ({data: {id, op, ...fields}}) => {
     try {
-      const result = await OPERATIONS[op](fields, (note) => port.postMessage({id, note}));
+      const result = await OPERATIONS[op](fields, (notes) => port.postMessage({id, notes}));
       if (id !== undefined) port.postMessage({id, result}, result instanceof Uint8Array ? [result.buffer] : []);
     } catch (error) {
       const kind = error instanceof NetworkFailure ? "network" : "storage";

@@ -241,7 +241,6 @@ class Fetcher:
 
     async def _learn(self, item: ArrivingFile, total: int | None, validator: Validator) -> None:
         """Note the size and version of a file once they are known, before any byte of it counts."""
-        news = (item.size is None and total is not None) or (not item.known and bool(validator))
         if item.size is None and total is not None:
             if total == 0:
                 raise invalid("truncated", f"{item.file.name} is empty.", size=0)
@@ -249,16 +248,14 @@ class Fetcher:
             await self._count()
         if not item.known:
             item.known = validator
-        if news:
-            await self._shelf.save_begun()  # a later attempt must know which version its bytes are of
+        await self._shelf.save_begun()  # a later attempt must know which version its bytes are of
 
     async def _stream(self, item: ArrivingFile, body: Body) -> None:
         """Take a whole file in order from a server that gives no ranges. Chunks that are there are only compared."""
-        assert item.handle is not None
         there = dict(item.done)
         position, settled, damaged = 0, 0, False
         try:
-            arrivals = item.handle.receive(body, 0, None, chunk_size=item.chunk_size, keep=there.keys())
+            arrivals = self._shelf.receive(item, body, 0, None, keep=there.keys())
             async with contextlib.aclosing(arrivals):
                 async for arrival in arrivals:
                     self._meter.add(arrival.position - position)
@@ -295,6 +292,7 @@ class Fetcher:
             raise Changed
 
     async def _copy(self, run: _Run, source: Source) -> None:
+        await self._shelf.save_begun()
         with contextlib.closing(self._shelf.copy_of(source, run.position)) as body:
             to_its_end = await self._receive(run, body)
         if to_its_end and run.position < self._end_of(run):

@@ -13,17 +13,18 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import Any
 
 from .. import _json
 from ..errors import SippError
 from ..platform.base import Source
 from ..platform.http import HttpResponse
+from ..platform.notes import UNHASHED
 from ..platform.storage import Arrival, Body, Storage
 from ._arriving import ArrivingFile
 from ._transfer import Validator
-from .journal import UNHASHED, Journal
+from .journal import Journal
 from .progress import Meter
 
 PART = 1 << 20  # bytes of a chunk after which the journal notes that they are there: each connection may lose as many
@@ -49,6 +50,7 @@ class Shelf:
         self._chunk_size, self._meter = chunk_size, meter
         self._news = asyncio.Condition()
         self._unflushed = 0
+        self._saving, self._begun = asyncio.Lock(), b""  # what was saved last
         self._journal: Journal
 
     def body(self, response: HttpResponse) -> Body:
@@ -121,9 +123,10 @@ class Shelf:
         """Start anew."""
         for item in self._items:
             item.start_anew()
-        await self._storage.delete(f"{self._folder}/begun.json")
-        await self._storage.delete(f"{self._folder}/journal")
-        await self._storage.delete(f"{self._folder}/data")
+        await asyncio.gather(
+            *[self._storage.delete(f"{self._folder}/{name}") for name in ("begun.json", "journal", "data")]
+        )
+        self._begun = b""
         self._meter.start_at(0)
 
     # Open files.
@@ -145,39 +148,24 @@ class Shelf:
             {**item.file.to_dict(), "size": item.size, "etag": item.known.etag, "modified": item.known.modified}
             for item in self._items
         ]
-        begun = {"version": 1, "chunk_size": self._chunk_size, "files": files}
-        await self._storage.save(f"{self._folder}/begun.json", json.dumps(begun).encode())
+        begun = json.dumps({"version": 1, "chunk_size": self._chunk_size, "files": files}).encode()
+        async with self._saving:
+            if begun != self._begun:
+                await self._storage.save(f"{self._folder}/begun.json", begun)
+                self._begun = begun
 
     # Chunks.
 
-    async def receive(self, item: ArrivingFile, body: Body, start: int, end: int) -> AsyncGenerator[Arrival]:
-        """Take what a body brings from one offset of a file to another, and note what is there of a chunk that is not
-        complete: all of it, however this ends."""
+    def receive(
+        self, item: ArrivingFile, body: Body, start: int, end: int | None, *, keep: Collection[int] = ()
+    ) -> AsyncGenerator[Arrival]:
+        """Take what a body brings from one offset of a file to another, or to its end, and note what is there."""
         assert item.handle is not None
-        position = noted = start
-        arrivals = item.handle.receive(body, start, end, chunk_size=item.chunk_size)
-        try:
-            async with contextlib.aclosing(arrivals):
-                async for arrival in arrivals:
-                    position = arrival.position
-                    if position - noted >= PART:
-                        await self._note_part(item, noted, position)
-                        noted = position
-                    yield arrival
-        finally:
-            if position > noted:
-                with contextlib.suppress(SippError):  # the reason for the end is what counts
-                    await self._note_part(item, noted, position)
-
-    async def _note_part(self, item: ArrivingFile, noted: int, position: int) -> None:
-        assert item.handle is not None
-        chunk, filled = divmod(position, item.chunk_size)
-        start = max(noted, position - filled)
-        if start == position or filled == item.chunk_length(chunk):
-            return
-        # Where the manifest has the chunk's hash, that will tell whether its parts were right: no need to hash twice.
-        digest = UNHASHED if item.expected(chunk) else await item.handle.sha256(start, position - start)
-        await self._journal.part(item.index, chunk, filled, digest)
+        # Where the manifest has the chunk's hash, that will tell whether its parts were right: no need to hash twice. Of
+        # a body that can't be asked for from the middle on, parts are of no use.
+        every = None if end is None else PART
+        notes = self._journal.on(item.index, every=every, hashed=every is not None and not item.file.chunks)
+        return item.handle.receive(body, start, end, chunk_size=item.chunk_size, notes=notes, keep=keep)
 
     def has_parts(self, item: ArrivingFile, chunk: int) -> bool:
         """Whether some of a chunk was saved."""
@@ -200,7 +188,7 @@ class Shelf:
         return there
 
     async def accept(self, item: ArrivingFile, chunk: int, length: int, sha256: str) -> bool:
-        """Make a chunk of ``length`` bytes count that was written, if its hash is right. A wrong one is forgotten."""
+        """Make a chunk of ``length`` bytes count, which is written and noted, if its hash is right; else forget it."""
         assert item.handle is not None
         if sha256 != (item.expected(chunk) or sha256):
             self._meter.add(-length)
@@ -210,7 +198,6 @@ class Shelf:
         if self._unflushed >= FLUSH_EVERY:
             await item.handle.flush()
             self._unflushed = 0
-        await self._journal.whole(item.index, chunk, length, sha256)
         item.done[chunk] = sha256
         await self.tell()
         return True

@@ -132,7 +132,6 @@ class Download:
         async with self._fetching() as fetcher:
             await self._shelf.restore()
             async with self._shelf.open():
-                await self._shelf.save_begun()
                 await together([fetcher.fetch(), self._check(headers)])
                 for item in self._items:
                     await self._finish(item)

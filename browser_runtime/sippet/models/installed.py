@@ -6,6 +6,7 @@ lies in the folder is a download that can go on. Of the record there are two cop
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import itertools
@@ -147,10 +148,8 @@ class Shelves:
         """Write the record of a model whose files are all there, in place of an older version with its id."""
         now = time.time()
         model = InstalledModel(manifest, now, now, persisted, folder)
-        for name in reversed(_RECORDS):
-            await self._storage.save(f"{path_of(folder)}/{name}", _record(model))
-        for leftover in ("journal", "begun.json"):
-            await self._storage.delete(f"{path_of(folder)}/{leftover}")
+        await asyncio.gather(*[self._storage.save(f"{path_of(folder)}/{name}", _record(model)) for name in _RECORDS])
+        await asyncio.gather(*[self._storage.delete(f"{path_of(folder)}/{name}") for name in ("journal", "begun.json")])
         for other in await self.folders():
             if other != folder and (old := await self.model_in(other)) and old.id == model.id:
                 await self._storage.delete(path_of(other))

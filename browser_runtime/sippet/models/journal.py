@@ -1,24 +1,18 @@
 """What of a download is safely on disk: an append-only file that survives a kill at any byte.
 
-Each record says that a chunk of a file is there up to some byte, with the SHA-256 of what was added; the record of a
-whole chunk carries the SHA-256 of all of it. A record is written after the bytes that it speaks of. A torn or damaged
-record ends the journal: what came after it is fetched again.
+Each note says that a chunk of a file is there up to some byte, with the SHA-256 of what was added; the note of a whole
+chunk carries the SHA-256 of all of it. It is written after the bytes that it speaks of, by who wrote those: nothing
+that is busy elsewhere can hold it up. A torn or impossible record ends the journal: what came after it is fetched
+again. No note is trusted without its bytes: they are held against its hash, or against the chunk's own once that is
+complete.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass, field
 
+from ..platform.notes import SIZE, UNHASHED, Kind, Note
 from ..platform.storage import Storage, StoredFile
-
-_RECORD = struct.Struct("<IIII32s")
-_CRC = struct.Struct("<I")
-_SIZE = _RECORD.size + _CRC.size
-_PART, _WHOLE, _DROPPED = 1, 2, 3
-UNHASHED = "00" * 32
-"""In place of a part's SHA-256, where the chunk's own is known beforehand."""
 
 
 @dataclass
@@ -41,64 +35,68 @@ class Journal:
         chunks: by index of the file and of the chunk.
     """
 
-    def __init__(self, file: StoredFile | None, end: int, chunks: dict[tuple[int, int], ChunkState]) -> None:
-        self._file, self._end, self.chunks = file, end, chunks
+    def __init__(self, file: StoredFile, notes: list[Note]) -> None:
+        self._file = file
+        self.chunks: dict[tuple[int, int], ChunkState] = {}
+        for note in notes:
+            self.learn(note)
 
     @classmethod
     async def open(cls, storage: Storage, name: str) -> Journal:
         """Read a journal and hold it open for appending."""
         data = await storage.load(name) or b""
-        chunks, end = parse(data)
-        return cls(await storage.open(name), end, chunks)
+        notes = parse(data)
+        file = await storage.open(name)
+        if len(data) != len(notes) * SIZE:
+            await file.resize(len(notes) * SIZE)
+        return cls(file, notes)
 
-    async def part(self, file: int, chunk: int, filled: int, sha256: str) -> None:
-        """A part of a chunk was written."""
-        await self._append(file, chunk, filled, _PART, sha256)
+    def on(self, file: int, *, every: int | None, hashed: bool) -> FileNotes:
+        """Where notes on one file go; see :class:`~sippet.platform.notes.Notes`."""
+        return FileNotes(self, self._file, file, every, hashed)
 
-    async def whole(self, file: int, chunk: int, length: int, sha256: str) -> None:
-        """A whole chunk was written and verified."""
-        await self._append(file, chunk, length, _WHOLE, sha256)
+    def learn(self, note: Note) -> None:
+        """A note is in the file."""
+        state = self.chunks.setdefault((note.file, note.chunk), ChunkState())
+        if note.kind == Kind.WHOLE:
+            state.whole, state.parts = note.sha256, []
+        elif note.kind == Kind.PART:
+            state.parts = [part for part in state.parts if part[0] < note.filled] + [(note.filled, note.sha256)]
+        else:
+            del self.chunks[note.file, note.chunk]
 
     async def drop(self, file: int, chunk: int) -> None:
         """A chunk turned out to be bad."""
-        await self._append(file, chunk, 0, _DROPPED, UNHASHED)
+        note = Note(file, chunk, 0, Kind.DROPPED, UNHASHED)
+        self.learn(note)
+        await self._file.append(note.pack())
 
     async def close(self) -> None:
         """Let go of the file. Safe to call twice."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            await file.close()
-
-    async def _append(self, file: int, chunk: int, filled: int, kind: int, sha256: str) -> None:
-        assert self._file is not None
-        body = _RECORD.pack(file, chunk, filled, kind, bytes.fromhex(sha256))
-        # The place is taken before the first await: appends of parallel downloads don't overlap.
-        at, self._end = self._end, self._end + _SIZE
-        _apply(self.chunks, file, chunk, filled, kind, sha256)
-        await self._file.write(at, body + _CRC.pack(zlib.crc32(body)))
+        await self._file.close()
 
 
-def parse(data: bytes) -> tuple[dict[tuple[int, int], ChunkState], int]:
-    """The chunks that a journal speaks of, and where its sound records end."""
-    chunks: dict[tuple[int, int], ChunkState] = {}
-    end = 0
-    while end + _SIZE <= len(data):
-        body = data[end : end + _RECORD.size]
-        if _CRC.unpack_from(data, end + _RECORD.size)[0] != zlib.crc32(body):
+@dataclass(frozen=True)
+class FileNotes:
+    """A journal's notes on one file."""
+
+    _journal: Journal
+    journal: StoredFile
+    file: int
+    every: int | None
+    hashed: bool
+
+    def learn(self, note: Note) -> None:
+        """A note is in the journal."""
+        self._journal.learn(note)
+
+
+def parse(data: bytes) -> list[Note]:
+    """The sound records that a journal begins with."""
+    notes: list[Note] = []
+    for at in range(0, len(data) - SIZE + 1, SIZE):
+        try:
+            notes.append(Note.unpack(data[at : at + SIZE]))
+        except ValueError:
             break
-        file, chunk, filled, kind, digest = _RECORD.unpack(body)
-        _apply(chunks, file, chunk, filled, kind, digest.hex())
-        end += _SIZE
-    return chunks, end
-
-
-def _apply(
-    chunks: dict[tuple[int, int], ChunkState], file: int, chunk: int, filled: int, kind: int, sha256: str
-) -> None:
-    state = chunks.setdefault((file, chunk), ChunkState())
-    if kind == _WHOLE:
-        state.whole, state.parts = sha256, []
-    elif kind == _PART:
-        state.parts = [part for part in state.parts if part[0] < filled] + [(filled, sha256)]
-    else:
-        chunks.pop((file, chunk), None)
+    return notes

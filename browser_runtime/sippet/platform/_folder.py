@@ -55,6 +55,14 @@ class FolderFile(StoredFile):
             while view:
                 view = view[self._file.write(view) :]
 
+    async def append(self, data: bytes) -> None:
+        await asyncio.to_thread(self._append, memoryview(data))
+
+    def _append(self, view: memoryview) -> None:
+        with self._turn:
+            end = self._file.seek(0, os.SEEK_END)
+        self._write(end, view)
+
     async def read(self, offset: int, length: int) -> bytes:
         return await asyncio.to_thread(self._read, offset, length)
 

@@ -22,6 +22,7 @@ from ._fetch import DownloadClient, DownloadResponse, FetchClient, broken
 from ._storage_port import StoragePort, WorkerFailure
 from .base import Source
 from .http import HttpClient, HttpResponse
+from .notes import Kind, Note, Notes
 from .storage import Arrival, Body, Storage, StorageEstimate, StoredFile, check_name, failed, full
 
 ROOT = "sippet"
@@ -71,29 +72,44 @@ class OpfsFile(StoredFile):
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         await self._do("write", len(data), at=offset, data=bytes(data))
 
+    async def append(self, data: bytes) -> None:
+        await self._do("append", len(data), data=data)
+
     async def receive(
-        self, body: Body, start: int, end: int | None, *, chunk_size: int, keep: Collection[int] = ()
+        self, body: Body, start: int, end: int | None, *, chunk_size: int, notes: Notes, keep: Collection[int] = ()
     ) -> AsyncGenerator[Arrival]:
-        if not isinstance(body, WorkerBody):
-            async for arrival in super().receive(body, start, end, chunk_size=chunk_size, keep=keep):
-                yield arrival
+        if not isinstance(body, WorkerBody) or not isinstance(notes.journal, OpfsFile):
+            arrivals = super().receive(body, start, end, chunk_size=chunk_size, notes=notes, keep=keep)
+            async with aclosing(arrivals):
+                async for arrival in arrivals:
+                    yield arrival
             return
         patience = body.response.patience if body.response else None
-        notes = self._port.follow(
+        told = self._port.follow(
             "receive",
             file=self.number,
             body=body.number,
             start=start,
             chunk=chunk_size,
             keep=list(keep),
-            **_given(end=end, patience=patience),
+            journal=notes.journal.number,
+            index=notes.file,
+            hashParts=notes.hashed,
+            **_given(end=end, patience=patience, every=notes.every),
         )
         position = start
         try:
-            async with aclosing(notes):
-                async for note in notes:
-                    position = max(position, note["position"])  # a chunk's hash comes later than what follows it
-                    yield Arrival(position, note.get("chunk"), bytes(note.get("sha256", b"")).hex())
+            async with aclosing(told):
+                async for news in told:
+                    position = max(position, news["position"])  # a hash comes later than what follows its bytes
+                    if "chunk" not in news:
+                        yield Arrival(position)
+                        continue
+                    chunk, sha256 = news["chunk"], bytes(news["sha256"]).hex()
+                    note = Note(notes.file, chunk, news["filled"], Kind(news["kind"]), sha256)
+                    if chunk not in keep:
+                        notes.learn(note)
+                    yield Arrival(position, chunk, sha256) if note.kind == Kind.WHOLE else Arrival(position)
         except WorkerFailure as error:
             if error.kind == "network" and body.response:
                 raise broken(body.response.url, patience, error) from error

@@ -89,8 +89,9 @@ class StoragePort:
         number, answers = self._open()
         try:
             self.tell(op, id=number, **fields)
-            while "note" in (answer := await answers.get()):
-                yield answer["note"]
+            while "notes" in (answer := await answers.get()):
+                for note in answer["notes"]:
+                    yield note
             _result(answer)
         finally:
             del self._waiting[number]

@@ -2,7 +2,7 @@
 
     storage = default_storage()
     file = await storage.open("models/x/model.gguf")
-    async for arrival in file.receive(storage.body(response), 0, None, chunk_size=8 << 20):
+    async for arrival in file.receive(storage.body(response), 0, None, chunk_size=8 << 20, notes=notes):
         ...
 
 A model's bytes go from a :class:`Body` into a :class:`StoredFile`. In a tab both are in the storage worker: Python says
@@ -11,6 +11,7 @@ what happens to them, and they never pass through it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ from typing import Any
 from ..errors import StorageError
 from .base import Source
 from .http import HttpClient, HttpResponse
+from .notes import UNHASHED, Kind, Note, Notes
 
 _PIECE = 1 << 20
 
@@ -96,41 +98,73 @@ class StoredFile(ABC):
             StorageError: ``details["reason"]`` is ``full`` or ``failed``.
         """
 
+    @abstractmethod
+    async def append(self, data: bytes) -> None:
+        """Write all of ``data`` at the end of the file; raises as :meth:`write`."""
+
     async def receive(
-        self, body: Body, start: int, end: int | None, *, chunk_size: int, keep: Collection[int] = ()
+        self, body: Body, start: int, end: int | None, *, chunk_size: int, notes: Notes, keep: Collection[int] = ()
     ) -> AsyncGenerator[Arrival]:
-        """Write what a body brings at ``start`` and behind, and hash each chunk of the file as it becomes complete. Of
-        the first one, the bytes before ``start`` are read from the file.
+        """Write what a body brings at ``start`` and behind, hash each chunk of the file as it becomes complete, and
+        note what is there; however this ends, also of a chunk that is not complete. Of the first one, the bytes before
+        ``start`` are read from the file.
 
         Args:
             body: where the bytes come from.
             start: an offset in the file.
             end: where to stop; ``None`` for all that comes, and then the last chunk may be shorter.
             chunk_size: bytes of a chunk.
-            keep: numbers of chunks that are there: they are hashed as they come, but not written.
+            notes: where it is noted.
+            keep: numbers of chunks that are there: they are hashed as they come, but not written, and not noted.
 
         Raises:
             StorageError: as for :meth:`write`.
             RemoteUnavailable: the body broke off.
         """
-        position, chunk = start, start // chunk_size
-        digest = hashlib.sha256(await self.read(chunk * chunk_size, start % chunk_size))
-        while end is None or position < end:
-            limit = (chunk + 1) * chunk_size if end is None else min((chunk + 1) * chunk_size, end)
-            data = await body.take(limit - position)
-            if not data:
-                break
-            digest.update(data)
+        position = noted = start
+        chunk = start // chunk_size
+        whole, part = hashlib.sha256(await self.read(chunk * chunk_size, start % chunk_size)), hashlib.sha256()
+
+        async def note(kind: Kind, sha256: str) -> None:
+            nonlocal noted, part
+            noted, part = position, hashlib.sha256()
             if chunk not in keep:
-                await self.write(position, data)
-            position += len(data)
-            if position < limit:
-                yield Arrival(position)
-            else:
-                yield Arrival(position, chunk, digest.hexdigest())
-                chunk, digest = chunk + 1, hashlib.sha256()
-        if end is None and position > chunk * chunk_size:
-            yield Arrival(position, chunk, digest.hexdigest())
+                note = Note(notes.file, chunk, position - chunk * chunk_size, kind, sha256)
+                await notes.journal.append(note.pack())
+                notes.learn(note)
+
+        async def note_part() -> None:
+            await note(Kind.PART, part.hexdigest() if notes.hashed else UNHASHED)
+
+        try:
+            while end is None or position < end:
+                limit = (chunk + 1) * chunk_size if end is None else min((chunk + 1) * chunk_size, end)
+                data = await body.take(limit - position)
+                if not data:
+                    break
+                whole.update(data)
+                if notes.hashed:
+                    part.update(data)
+                if chunk not in keep:
+                    await self.write(position, data)
+                position += len(data)
+                if position == limit:
+                    digest = whole.hexdigest()
+                    await note(Kind.WHOLE, digest)
+                    yield Arrival(position, chunk, digest)
+                    chunk, whole = chunk + 1, hashlib.sha256()
+                else:
+                    if notes.every is not None and position - noted >= notes.every:
+                        await note_part()
+                    yield Arrival(position)
+            if end is None and position > chunk * chunk_size:
+                digest = whole.hexdigest()
+                await note(Kind.WHOLE, digest)
+                yield Arrival(position, chunk, digest)
+        finally:
+            if notes.every is not None and position > noted:
+                with contextlib.suppress(StorageError):  # the reason for the end is what counts
+                    await note_part()
 
     async def sha256(self, offset: int, length: int) -> str:
         """The hexadecimal SHA-256 of ``length`` bytes at ``offset``; empty where the file ends before them."""

@@ -1,0 +1,79 @@
+"""Notes of what is safely in a file: the records that a journal (``sippet/models/journal.py``) is made of.
+
+The storage worker (``static/js/storage_worker.mjs``) writes the same ones. A record is 48 bytes, little-endian: the
+file's index, the chunk's number, up to which of its bytes it is there, the kind (each 32 bits), and a SHA-256.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+_RECORD = struct.Struct("<IIII32s")
+SIZE = _RECORD.size
+UNHASHED = "00" * 32
+"""In place of a part's SHA-256, where the chunk's own is known beforehand."""
+
+
+class Kind(IntEnum):
+    """What a note says of a chunk: that a part of it was added, that it is whole, or that it turned out to be bad."""
+
+    PART = 1
+    WHOLE = 2
+    DROPPED = 3
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is there of a chunk.
+
+    Attributes:
+        file: the file's index in the journal.
+        chunk: its number in the file.
+        filled: bytes of it that are there, from its start.
+        kind: what happened.
+        sha256: of the part that was added, or of the whole chunk, hexadecimal.
+    """
+
+    file: int
+    chunk: int
+    filled: int
+    kind: Kind
+    sha256: str
+
+    def pack(self) -> bytes:
+        """As a record."""
+        return _RECORD.pack(self.file, self.chunk, self.filled, self.kind, bytes.fromhex(self.sha256))
+
+    @classmethod
+    def unpack(cls, record: bytes) -> Note:
+        """Raises ``ValueError`` where it is none."""
+        file, chunk, filled, kind, digest = _RECORD.unpack(record)
+        return cls(file, chunk, filled, Kind(kind), digest.hex())
+
+
+class Appendable(Protocol):
+    """A file that records are written to."""
+
+    async def append(self, data: bytes) -> None: ...
+
+
+class Notes(Protocol):
+    """Where the notes on one file go.
+
+    Attributes:
+        journal: the file that they are appended to.
+        file: the index of the file that they are about.
+        every: bytes of an incomplete chunk after which a note is due; ``None`` for notes on whole chunks alone.
+        hashed: whether notes on parts carry a SHA-256.
+    """
+
+    journal: Appendable
+    file: int
+    every: int | None
+    hashed: bool
+
+    def learn(self, note: Note) -> None:
+        """The note is in the journal."""
