@@ -161,8 +161,8 @@ class Shelf:
     ) -> AsyncGenerator[Arrival]:
         """Take what a body brings from one offset of a file to another, or to its end, and note what is there."""
         assert item.handle is not None
-        # Where the manifest has the chunk's hash, that will tell whether its parts were right: no need to hash twice. Of
-        # a body that can't be asked for from the middle on, parts are of no use.
+        # Where the manifest has the chunk's hash, that will tell whether its parts were right: no need to hash twice.
+        # Of a body that can't be asked for from the middle on, parts are of no use.
         every = None if end is None else PART
         notes = self._journal.on(item.index, every=every, hashed=every is not None and not item.file.chunks)
         return item.handle.receive(body, start, end, chunk_size=item.chunk_size, notes=notes, keep=keep)

@@ -61,19 +61,23 @@ class Appendable(Protocol):
 
 
 class Notes(Protocol):
-    """Where the notes on one file go.
+    """Where the notes on one file go."""
 
-    Attributes:
-        journal: the file that they are appended to.
-        file: the index of the file that they are about.
-        every: bytes of an incomplete chunk after which a note is due; ``None`` for notes on whole chunks alone.
-        hashed: whether notes on parts carry a SHA-256.
-    """
+    @property
+    def journal(self) -> Appendable:
+        """The file that they are appended to."""
 
-    journal: Appendable
-    file: int
-    every: int | None
-    hashed: bool
+    @property
+    def file(self) -> int:
+        """The index of the file that they are about."""
+
+    @property
+    def every(self) -> int | None:
+        """Bytes of an incomplete chunk after which a note is due; ``None`` for notes on whole chunks alone."""
+
+    @property
+    def hashed(self) -> bool:
+        """Whether notes on parts carry a SHA-256."""
 
     def learn(self, note: Note) -> None:
         """The note is in the journal."""
