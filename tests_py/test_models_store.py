@@ -395,7 +395,7 @@ def test_removing_frees_the_space(tmp_path: Path) -> None:
                 await store.remove("m")
             with pytest.raises(ModelNotFound):
                 await store.get("m")
-            server.cut_after = [1 << 20] * 2 + [0] * 50
+            server.cut_after = [1 << 20] + [0] * 50
             with pytest.raises(RemoteUnavailable):
                 await store.add(manifest_of(BIG, server.url + "m.gguf"))
             assert await store.remove("m") > 0

@@ -1,5 +1,5 @@
-"""Fetches a model's files: parallel ranges where the server gives them, the whole in order where it doesn't, from the
-next address where one fails."""
+"""Fetches a model's files: parallel ranges where the server gives them and one alone is not quick, the whole in order
+where it doesn't, from the next address where one fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import math
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from .header import invalid
 from .progress import Meter
 
 LONGEST_RUN = 4  # chunks that are asked for at once: in browsers a request costs as much as megabytes
+QUICK_RUN = 16  # likewise, by a connection that is quick alone
+QUICK = 50e6  # bytes a second at which one connection does best alone: further ones only cost the browser's time
+JOIN_AFTER = 0.2  # seconds of less
 QUICK_RETRIES = 1  # where there is another address to turn to
 BAD_LIMIT = 3  # a chunk that is wrong this often is the server's, not the wire's
 
@@ -100,7 +104,8 @@ class Fetcher:
         self._shelf, self._items, self._http = shelf, items, http
         self._options, self._meter, self._running, self._make_room = options, meter, running, make_room
         self._queue: deque[tuple[ArrivingFile, int]] = deque()
-        self._starting = 0  # workers that have asked for nothing yet
+        self._given_out = asyncio.Event()  # set once somebody fetches the last of the queue
+        self._working = 0  # connections
 
     async def fetch(self) -> None:
         """Fetch every chunk that is not here.
@@ -120,15 +125,28 @@ class Fetcher:
             for chunk in range(item.chunk_count)
             if chunk not in item.done
         )
-        self._starting = min(self._options.parallel, len(self._queue))
-        await together([self._work() for _ in range(self._starting)])
+        others = min(self._options.parallel, len(self._queue)) - 1
+        await together([self._work(), *[self._join() for _ in range(others)]])
+
+    async def _join(self) -> None:
+        """A further connection, once those that are there are not quick."""
+        done = -math.inf
+        while self._meter.done - done >= QUICK * JOIN_AFTER:
+            done = self._meter.done
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(JOIN_AFTER):
+                    await self._given_out.wait()
+                    return
+        await self._work()
 
     async def _work(self) -> None:
-        queue = self._queue
+        queue, quick = self._queue, False
+        self._working += 1
         while queue:
-            # At first all get the same, later less and less, so that they end together.
-            most = min(LONGEST_RUN, math.ceil(len(queue) / (self._starting or self._options.parallel)))
-            self._starting = max(0, self._starting - 1)
+            # Less and less, so that all end together.
+            share = min(LONGEST_RUN, math.ceil(len(queue) / self._options.parallel))
+            most = QUICK_RUN if quick and self._working == 1 else share
+            began = time.monotonic()
             item, first = queue.popleft()
             end = first + 1
             # A chunk of which parts are here begins a request of its own, behind those.
@@ -137,7 +155,10 @@ class Fetcher:
                     break
                 queue.popleft()
                 end += 1
+            if not queue:
+                self._given_out.set()
             await self._fetch_run(_Run(item, first, end))
+            quick = (end - first) * item.chunk_size >= QUICK * (time.monotonic() - began)
 
     async def _fetch_run(self, run: _Run) -> None:
         """Fetch each chunk of a run. Where the server gives no ranges, the first to find out takes the whole file."""
