@@ -123,9 +123,9 @@ class Shelf:
         """Start anew."""
         for item in self._items:
             item.start_anew()
-        await asyncio.gather(
-            *[self._storage.delete(f"{self._folder}/{name}") for name in ("begun.json", "journal", "data")]
-        )
+        if await self._storage.entries(self._folder):
+            names = ("begun.json", "journal", "data")
+            await asyncio.gather(*[self._storage.delete(f"{self._folder}/{name}") for name in names])
         self._begun = b""
         self._meter.start_at(0)
 

@@ -106,7 +106,8 @@ class Shelves:
 
     async def model_in(self, folder: str) -> InstalledModel | None:
         """What the record of a folder says; ``None`` where there is none."""
-        found = [_parse(await self._storage.load(f"{path_of(folder)}/{name}"), folder) for name in _RECORDS]
+        loaded = await asyncio.gather(*[self._storage.load(f"{path_of(folder)}/{name}") for name in _RECORDS])
+        found = [_parse(data, folder) for data in loaded]
         model = next((item for item in found if item is not None), None)
         if model is None:
             return None
