@@ -242,6 +242,8 @@ def call(
         (["serve", "http://127.0.0.1:9/\udcff.gguf"], "download_failed"),
         (["serve", "--models-dir", "x" * 300], "storage"),
         (["serve", "--registry", "x" * 300], "configuration"),
+        (["serve", "--registry", "/dev/zero"], "configuration"),
+        (["gateway", "/dev/zero"], "configuration"),
         (["chat", "", "-p", "x"], "model_not_found"),
         (["chat", "x" * 300, "-p", "x"], "storage"),
         (["query", "x", "--endpoint", ""], "invalid_option"),
@@ -330,3 +332,18 @@ def test_progress_is_plain_lines_without_a_terminal(run: CheckRun) -> None:
     assert "\x1b" not in result.stderr
     assert "\r" not in result.stderr
     assert json.dumps(result.stderr).count("Fetching SmolLM2 135M Instruct (92.9 MB)") == 1
+
+
+def test_ctrl_c_while_python_still_imports_ends_without_a_traceback() -> None:
+    code = """
+import sys, types
+late = types.ModuleType("sippet_host.cli")
+def interrupted(name):
+    raise KeyboardInterrupt
+late.__getattr__ = interrupted
+sys.modules["sippet_host.cli"] = late
+from sippet_host.__main__ import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

@@ -1,5 +1,16 @@
-"""``python -m sippet_host``."""
+"""``sippet``, also ``python -m sippet_host``: imports the command line, which takes a moment in which Ctrl-C may come."""
 
-from .cli import main
+import sys
 
-main()
+
+def run() -> None:
+    """Run the command that the arguments name."""
+    try:
+        from .cli import main
+    except KeyboardInterrupt:
+        sys.exit(130)
+    main()
+
+
+if __name__ == "__main__":
+    run()

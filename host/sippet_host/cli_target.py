@@ -97,13 +97,11 @@ def sampling(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _content(path: Path, name: str) -> Any:
-    text = path.read_text("utf-8")
-    if name == "grammar":
-        return text
+    data = paths.read_document(path)
     try:
-        return loads(text)
+        return data.decode() if name == "grammar" else loads(data)
     except ValueError as error:
-        raise click.UsageError(f"{path} is not JSON: {error}.") from error
+        raise click.UsageError(f"{path} is not {'text' if name == 'grammar' else 'JSON'}: {error}.") from error
 
 
 def _files(model: str | None) -> list[Path]:

@@ -43,6 +43,7 @@ from sippet.endpoints import Descriptor, Gateway, LocalModel, Provider
 from sippet.errors import InvalidOption
 
 from .errors import ConfigurationError
+from .paths import read_document
 
 DEFAULT_CONCURRENT = 16
 _KINDS = {str: "a string", int: "a whole number", list: "a list of strings"}
@@ -81,9 +82,10 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Gate
     Raises:
         ConfigurationError: it can't be read, or says something unknown or contradictory.
     """
+    text = read_document(path)
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        document = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} can't be read: {error}.") from error
     _only(document, {"targets", "keys", "cors"}, str(path))
     targets = {

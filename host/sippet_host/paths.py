@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import ConfigurationError, InstallationIncomplete, NoSuchModel
 
 _PACKAGE = Path(__file__).resolve().parent
+_LARGEST_DOCUMENT = 64 << 20
 
 
 def static_dir() -> Path:
@@ -23,6 +24,23 @@ def static_dir() -> Path:
     raise InstallationIncomplete(
         "The page's files are missing from this installation.", hint="Install sippet-host again."
     )
+
+
+def read_document(path: Path, hint: str = "Check the path.") -> bytes:
+    """A file of settings as a whole. It may be a pipe; what never ends is given up at 64 MiB.
+
+    Raises:
+        ConfigurationError: it can't be read, or is too large to be one.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_DOCUMENT + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"{path} can't be read: {reason}.", hint=hint) from error
+    if len(data) > _LARGEST_DOCUMENT:
+        raise ConfigurationError(f"{path} can't be read: it is larger than 64 MiB.", hint=hint)
+    return data
 
 
 def named_path(text: str) -> Path:

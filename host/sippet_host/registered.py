@@ -17,6 +17,7 @@ from .errors import ConfigurationError, HashMismatch, NoSuchModel
 from .hashcache import HashCache
 from .models import ModelEntry, describe, load_file, slug
 from .packaged import PACKAGED, packaged_model
+from .paths import read_document
 from .progress import with_progress
 
 
@@ -29,13 +30,7 @@ def read_registry(file: Path | None) -> Mapping[str, RegistryEntry]:
     """
     if file is None:
         return MODELS
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"The registry {file} can't be read: {error.strerror}.", hint="Check the path of --registry."
-        ) from error
-    own = load_registry(data)
+    own = load_registry(read_document(file, hint="Check the path of --registry."))
     for id in own:
         if slug(id) != id:
             raise ConfigurationError(
