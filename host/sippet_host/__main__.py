@@ -1,4 +1,4 @@
-"""``sippet``, also ``python -m sippet_host``: imports the command line, which takes a moment in which Ctrl-C may come."""
+"""``sippet``, also ``python -m sippet_host``: imports the command line. Ctrl-C may come while it does."""
 
 import sys
 

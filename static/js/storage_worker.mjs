@@ -88,7 +88,8 @@ const OPERATIONS = {
 
   /** Let go of a body, whatever is going on with it. */
   end({body}) {
-    const {controller, reader} = bodies.get(body) ?? {};
+    const {controller, reader, watch} = bodies.get(body) ?? {};
+    clearInterval(watch);
     bodies.delete(body);
     controller?.abort();
     reader?.cancel().catch(() => {});
@@ -154,12 +155,12 @@ const OPERATIONS = {
         memory.set(piece, position - begin);
         position += piece.length;
         const isLate = performance.now() - told >= TELL_EVERY;
-        if (position === limit) noteWhole();
+        const isWhole = position === limit;
+        if (isWhole) noteWhole();
         else if (position - noted >= every) notePart();
-        else if (!isLate) continue;
-        else news.push({position});
+        else if (isLate) news.push({position});
         if (isLate) tellAll();
-        await takeMessages();
+        if (isLate || isWhole) await takeMessages();
       }
       if (end === undefined && position > begin) noteWhole();
     } finally {
@@ -180,7 +181,7 @@ function record(index, {chunk, filled, kind}, sha256) {
 
 /** A body to be read: where the browser can, into memory that is used again, which is a quarter faster. */
 function bodyOf(stream, controller) {
-  const body = {controller, rest: null, memory: null, reader: null};
+  const body = {controller, rest: null, memory: null, reader: null, watch: null, deadline: Infinity};
   try {
     body.reader = stream?.getReader({mode: "byob"});
     body.memory = new ArrayBuffer(PIECE);
@@ -202,18 +203,23 @@ async function take(source, most, patience) {
 }
 
 async function next(source, patience) {
-  const {reader, controller} = source;
-  const silence = new DOMException("nothing came", "TimeoutError");
-  const timer = patience && setTimeout(() => controller.abort(silence), 1000 * patience);
+  if (patience) source.watch ??= setInterval(() => endSilence(source), 250 * patience);
+  source.deadline = performance.now() + 1000 * (patience ?? Infinity);
   try {
-    const {done, value} = await (source.memory ? reader.read(new Uint8Array(source.memory)) : reader.read());
-    if (source.memory && value) source.memory = value.buffer; // it was away for as long as it was being filled
+    const {reader, memory} = source;
+    const {done, value} = await (memory ? reader.read(new Uint8Array(memory)) : reader.read());
+    if (memory && value) source.memory = value.buffer; // it was away for as long as it was being filled
     return done ? null : value;
   } catch (error) {
     throw new NetworkFailure(error);
   } finally {
-    clearTimeout(timer);
+    source.deadline = Infinity;
   }
+}
+
+/** A timer for each read would take longer than the read. */
+function endSilence({deadline, controller}) {
+  if (performance.now() > deadline) controller.abort(new DOMException("nothing came", "TimeoutError"));
 }
 
 function write(file, at, bytes) {
