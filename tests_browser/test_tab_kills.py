@@ -43,7 +43,7 @@ def test_a_tab_that_is_killed_anywhere_leaves_a_download_that_goes_on(
         assert tab.run(LIST) == []
         before, again = site.models.sent, 0
         # Slow enough that the kill comes in the middle, and every attempt has something left to do.
-        site.models.pace, site.models.piece = 0.02, 64 << 10
+        site.models.pace, site.models.piece = 0.04, 64 << 10
         tab.begin(ADD, {"manifest": manifest(data, chunk=chunk), "parallel": 2})
         share = rng.randint(1, len(data) // (kills + 1))
         until(lambda: site.models.sent - before >= share, page)  # noqa: B023
