@@ -49,3 +49,15 @@ def test_a_chunk_that_is_fetched_anew_forgets_the_parts_behind_it(tmp_path: Path
     again = Note(0, 0, 150, Kind.PART, "44" * 32)
     (tmp_path / "journal").write_bytes(b"".join(note.pack() for note in [*NOTES, again]))
     assert opened(tmp_path).chunks[0, 0].parts == [(100, "11" * 32), (150, "44" * 32)]
+
+
+def test_notes_that_come_at_once_are_all_kept(tmp_path: Path) -> None:
+    notes = [Note(0, chunk, 100, Kind.WHOLE, "11" * 32) for chunk in range(2000)]
+
+    async def main() -> None:
+        file = await FolderStorage(tmp_path).open("journal")
+        await asyncio.gather(*[file.append(note.pack()) for note in notes])
+        await file.close()
+
+    asyncio.run(main())
+    assert len(opened(tmp_path).chunks) == len(notes)

@@ -49,19 +49,14 @@ class FolderFile(StoredFile):
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         await asyncio.to_thread(self._write, offset, memoryview(data))
 
-    def _write(self, offset: int, view: memoryview) -> None:
+    def _write(self, offset: int, view: memoryview, whence: int = os.SEEK_SET) -> None:
         with self._turn, _as_storage_errors(len(view)):
-            self._file.seek(offset)
+            self._file.seek(offset, whence)
             while view:
                 view = view[self._file.write(view) :]
 
     async def append(self, data: bytes) -> None:
-        await asyncio.to_thread(self._append, memoryview(data))
-
-    def _append(self, view: memoryview) -> None:
-        with self._turn:
-            end = self._file.seek(0, os.SEEK_END)
-        self._write(end, view)
+        await asyncio.to_thread(self._write, 0, memoryview(data), os.SEEK_END)
 
     async def read(self, offset: int, length: int) -> bytes:
         return await asyncio.to_thread(self._read, offset, length)
