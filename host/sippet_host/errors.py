@@ -187,3 +187,8 @@ class HashMismatch(HostError):
     """The bytes are not those that the pinned SHA-256 names. Nothing was kept."""
 
     code = "hash_mismatch"
+
+
+def reason_of(error: Exception) -> str:
+    """What the system says of a failure, without the path that our message names."""
+    return str(getattr(error, "strerror", None) or error)

@@ -82,9 +82,9 @@ def read_config(path: Path, environment: Mapping[str, str] = os.environ) -> Gate
     Raises:
         ConfigurationError: it can't be read, or says something unknown or contradictory.
     """
-    text = read_document(path)
+    data = read_document(path)
     try:
-        document = tomllib.loads(text.decode())
+        document = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} can't be read: {error}.") from error
     _only(document, {"targets", "keys", "cors"}, str(path))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from sippet.protocol import camel
 
-from .errors import HostError, NoSuchModel, NotAModel
+from .errors import HostError, NoSuchModel, NotAModel, reason_of
 from .facts import PROJECTOR, read_facts
 from .hashcache import Fingerprint, HashCache
 
@@ -240,8 +240,7 @@ def load_directory(
         root = folder.resolve(strict=True)
         paths = sorted(folder.iterdir())
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        return [], [NoSuchModel(f"The folder {folder} can't be read: {reason}.", hint="Check --models-dir.")]
+        return [], [NoSuchModel(f"The folder {folder} can't be read: {reason_of(error)}.", hint="Check --models-dir.")]
     for path in paths:
         if path.name.startswith(".") or path.suffix.lower() != ".gguf":
             continue
@@ -292,8 +291,9 @@ def readable(path: Path) -> Iterator[None]:
         message = f"{path} is a link to a file that isn't there." if linked else f"There is no file {path}."
         raise NoSuchModel(message, hint="Check the path.") from None
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        reason = getattr(error, "strerror", None) or error
-        raise NoSuchModel(f"{path} can't be read: {reason}.", hint="Check the path and its permissions.") from error
+        raise NoSuchModel(
+            f"{path} can't be read: {reason_of(error)}.", hint="Check the path and its permissions."
+        ) from error
 
 
 def unique_ids(models: Sequence[ModelEntry]) -> tuple[ModelEntry, ...]:

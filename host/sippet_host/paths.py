@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .errors import ConfigurationError, InstallationIncomplete, NoSuchModel
+from .errors import ConfigurationError, InstallationIncomplete, NoSuchModel, reason_of
 
 _PACKAGE = Path(__file__).resolve().parent
 _LARGEST_DOCUMENT = 64 << 20
@@ -36,8 +36,7 @@ def read_document(path: Path, hint: str = "Check the path.") -> bytes:
         with path.open("rb") as file:
             data = file.read(_LARGEST_DOCUMENT + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"{path} can't be read: {reason}.", hint=hint) from error
+        raise ConfigurationError(f"{path} can't be read: {reason_of(error)}.", hint=hint) from error
     if len(data) > _LARGEST_DOCUMENT:
         raise ConfigurationError(f"{path} can't be read: it is larger than 64 MiB.", hint=hint)
     return data

@@ -105,7 +105,7 @@ class Fetcher:
         self._options, self._meter, self._running, self._make_room = options, meter, running, make_room
         self._queue: deque[tuple[ArrivingFile, int]] = deque()
         self._given_out = asyncio.Event()  # set once somebody fetches the last of the queue
-        self._working = 0  # connections
+        self._alone = True  # whether there is one connection
 
     async def fetch(self) -> None:
         """Fetch every chunk that is not here.
@@ -137,15 +137,15 @@ class Fetcher:
                 async with asyncio.timeout(JOIN_AFTER):
                     await self._given_out.wait()
                     return
+        self._alone = False
         await self._work()
 
     async def _work(self) -> None:
         queue, quick = self._queue, False
-        self._working += 1
         while queue:
             # Less and less, so that all end together.
             share = min(LONGEST_RUN, math.ceil(len(queue) / self._options.parallel))
-            most = QUICK_RUN if quick and self._working == 1 else share
+            most = QUICK_RUN if quick and self._alone else share
             began = time.monotonic()
             item, first = queue.popleft()
             end = first + 1

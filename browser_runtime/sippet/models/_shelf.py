@@ -50,7 +50,8 @@ class Shelf:
         self._chunk_size, self._meter = chunk_size, meter
         self._news = asyncio.Condition()
         self._unflushed = 0
-        self._saving, self._begun = asyncio.Lock(), b""  # what was saved last
+        self._saving = asyncio.Lock()
+        self._begun: list[tuple[int | None, Validator]] = []  # what of the files was saved last
         self._journal: Journal
 
     def body(self, response: HttpResponse) -> Body:
@@ -126,7 +127,7 @@ class Shelf:
         if await self._storage.entries(self._folder):
             names = ("begun.json", "journal", "data")
             await asyncio.gather(*[self._storage.delete(f"{self._folder}/{name}") for name in names])
-        self._begun = b""
+        self._begun = []
         self._meter.start_at(0)
 
     # Open files.
@@ -143,16 +144,18 @@ class Shelf:
             yield
 
     async def save_begun(self) -> None:
-        """Note what is being fetched, and which version of it."""
-        files = [
-            {**item.file.to_dict(), "size": item.size, "etag": item.known.etag, "modified": item.known.modified}
-            for item in self._items
-        ]
-        begun = json.dumps({"version": 1, "chunk_size": self._chunk_size, "files": files}).encode()
+        """Note what is being fetched, and which version of it, unless that is noted."""
         async with self._saving:
-            if begun != self._begun:
-                await self._storage.save(f"{self._folder}/begun.json", begun)
-                self._begun = begun
+            begun = [(item.size, item.known) for item in self._items]
+            if begun == self._begun:
+                return
+            files = [
+                {**item.file.to_dict(), "size": size, "etag": known.etag, "modified": known.modified}
+                for item, (size, known) in zip(self._items, begun, strict=True)
+            ]
+            document = {"version": 1, "chunk_size": self._chunk_size, "files": files}
+            await self._storage.save(f"{self._folder}/begun.json", json.dumps(document).encode())
+            self._begun = begun
 
     # Chunks.
 

@@ -87,24 +87,21 @@ class Installation:
 
     async def _run(self) -> InstalledModel:
         try:
-            async with self._storage.downloading(self._http):  # what that needs starts while the model is looked for
-                return await self._bring()
+            self._report(Status("checking", "Looking for the model."))
+            wanted = await self._find()
+            wanted, folder = await self._place(wanted)
+            async with self._alone(folder):
+                model = await self._shelves.model_in(folder)
+                if model is None or not (await self._shelves.is_whole(model) or await self._repair(model)):
+                    model = await self._install(wanted, folder)
+                elif model.id != wanted.manifest.id and not wanted.named_after_file:
+                    manifest = dataclasses.replace(model.manifest, id=wanted.manifest.id)
+                    model = await self._shelves.install(manifest, folder, model.persisted)
+            self._tell(folder, Status("ready", f"{model.manifest.name} is installed.", model.size, model.size))
+            return model
         except SippError as error:
             self._report(dataclasses.replace(self.status, state="error", text=str(error)))
             raise
-
-    async def _bring(self) -> InstalledModel:
-        self._report(Status("checking", "Looking for the model."))
-        wanted, folder = await self._place(await self._find())
-        async with self._alone(folder):
-            model = await self._shelves.model_in(folder)
-            if model is None or not (await self._shelves.is_whole(model) or await self._repair(model)):
-                model = await self._install(wanted, folder)
-            elif model.id != wanted.manifest.id and not wanted.named_after_file:
-                manifest = dataclasses.replace(model.manifest, id=wanted.manifest.id)
-                model = await self._shelves.install(manifest, folder, model.persisted)
-        self._tell(folder, Status("ready", f"{model.manifest.name} is installed.", model.size, model.size))
-        return model
 
     @contextlib.asynccontextmanager
     async def _alone(self, folder: str) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..platform.notes import SIZE, UNHASHED, Kind, Note
-from ..platform.storage import Storage, StoredFile
+from ..platform.storage import Notes, Storage, StoredFile
 
 
 @dataclass
@@ -51,9 +51,9 @@ class Journal:
             await file.resize(len(notes) * SIZE)
         return cls(file, notes)
 
-    def on(self, file: int, *, every: int | None, hashed: bool) -> FileNotes:
-        """Where notes on one file go; see :class:`~sippet.platform.notes.Notes`."""
-        return FileNotes(self, self._file, file, every, hashed)
+    def on(self, file: int, *, every: int | None, hashed: bool) -> Notes:
+        """Where notes on one file go; see :class:`~sippet.platform.storage.Notes`."""
+        return Notes(self._file, file, every, hashed, self.learn)
 
     def learn(self, note: Note) -> None:
         """A note is in the file."""
@@ -74,21 +74,6 @@ class Journal:
     async def close(self) -> None:
         """Let go of the file. Safe to call twice."""
         await self._file.close()
-
-
-@dataclass(frozen=True)
-class FileNotes:
-    """A journal's notes on one file."""
-
-    _journal: Journal
-    journal: StoredFile
-    file: int
-    every: int | None
-    hashed: bool
-
-    def learn(self, note: Note) -> None:
-        """A note is in the journal."""
-        self._journal.learn(note)
 
 
 def parse(data: bytes) -> list[Note]:

@@ -22,8 +22,8 @@ from ._fetch import DownloadClient, DownloadResponse, FetchClient, broken
 from ._storage_port import StoragePort, WorkerFailure
 from .base import Source
 from .http import HttpClient, HttpResponse
-from .notes import Kind, Note, Notes
-from .storage import Arrival, Body, Storage, StorageEstimate, StoredFile, check_name, failed, full
+from .notes import Kind, Note
+from .storage import Arrival, Body, Notes, Storage, StorageEstimate, StoredFile, check_name, failed, full
 
 ROOT = "sippet"
 _BUSY_TRIES, _BUSY_WAIT = 20, 0.1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
 
 _RECORD = struct.Struct("<IIII32s")
 SIZE = _RECORD.size
@@ -52,32 +51,3 @@ class Note:
         """Raises ``ValueError`` where it is none."""
         file, chunk, filled, kind, digest = _RECORD.unpack(record)
         return cls(file, chunk, filled, Kind(kind), digest.hex())
-
-
-class Appendable(Protocol):
-    """A file that records are written to."""
-
-    async def append(self, data: bytes) -> None: ...
-
-
-class Notes(Protocol):
-    """Where the notes on one file go."""
-
-    @property
-    def journal(self) -> Appendable:
-        """The file that they are appended to."""
-
-    @property
-    def file(self) -> int:
-        """The index of the file that they are about."""
-
-    @property
-    def every(self) -> int | None:
-        """Bytes of an incomplete chunk after which a note is due; ``None`` for notes on whole chunks alone."""
-
-    @property
-    def hashed(self) -> bool:
-        """Whether notes on parts carry a SHA-256."""
-
-    def learn(self, note: Note) -> None:
-        """The note is in the journal."""

@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import StorageError
 from .base import Source
 from .http import HttpClient, HttpResponse
-from .notes import UNHASHED, Kind, Note, Notes
+from .notes import UNHASHED, Kind, Note
 
 _PIECE = 1 << 20
 
@@ -85,6 +85,25 @@ class Arrival:
     position: int
     chunk: int | None = None
     sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Where the notes on one file go.
+
+    Attributes:
+        journal: the file that they are appended to.
+        file: the index of the file that they are about.
+        every: bytes of an incomplete chunk after which a note is due; ``None`` for notes on whole chunks alone.
+        hashed: whether notes on parts carry a SHA-256.
+        learn: called with each note that is in the journal.
+    """
+
+    journal: StoredFile
+    file: int
+    every: int | None
+    hashed: bool
+    learn: Callable[[Note], None]
 
 
 class StoredFile(ABC):
