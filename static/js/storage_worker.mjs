@@ -16,7 +16,7 @@ import {serveWorker} from "./workers.mjs";
 const TELL_EVERY = 100; // ms
 const PART = 1; // kinds of notes in the journal, as in `sippet/platform/notes.py`
 const WHOLE = 2;
-const PIECE = 64 << 10; // bytes that are read at once; more is slower
+const PIECE = 512 << 10; // bytes that are read at once
 
 const files = new Map();
 const bodies = new Map();

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import math
 import random
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +19,12 @@ from ..platform.storage import Body
 from ._arriving import ArrivingFile
 from ._shelf import Shelf
 from ._transfer import Changed, NoRanges, Validator, can_retry, fetch_range, unusable
+from ._turns import Turns
 from .header import invalid
 from .progress import Meter
 
 LONGEST_RUN = 4  # chunks that are asked for at once: in browsers a request costs as much as megabytes
-QUICK_RUN = 16  # likewise, by a connection that is quick alone
-QUICK = 50e6  # bytes a second at which one connection does best alone: further ones only cost the browser's time
-JOIN_AFTER = 0.2  # seconds of less
+QUICK_RUN = 16  # likewise, while one connection at a time is quick
 QUICK_RETRIES = 1  # where there is another address to turn to
 BAD_LIMIT = 3  # a chunk that is wrong this often is the server's, not the wire's
 
@@ -59,11 +57,13 @@ class _Run:
         position: the offset in the file up to which bytes have come.
         refused: chunks that were wrong, and will be fetched by another run.
         place: which of the file's addresses it is asked from.
+        end_turn: called when its last chunk is all that is still to come.
     """
 
     item: ArrivingFile
     first: int
     end: int
+    end_turn: Callable[[], None] = lambda: None
     position: int = 0
     refused: set[int] = field(default_factory=set)
     place: int = 0
@@ -104,8 +104,6 @@ class Fetcher:
         self._shelf, self._items, self._http = shelf, items, http
         self._options, self._meter, self._running, self._make_room = options, meter, running, make_room
         self._queue: deque[tuple[ArrivingFile, int]] = deque()
-        self._given_out = asyncio.Event()  # set once somebody fetches the last of the queue
-        self._alone = True  # whether there is one connection
 
     async def fetch(self) -> None:
         """Fetch every chunk that is not here.
@@ -125,40 +123,31 @@ class Fetcher:
             for chunk in range(item.chunk_count)
             if chunk not in item.done
         )
-        others = min(self._options.parallel, len(self._queue)) - 1
-        await together([self._work(), *[self._join() for _ in range(others)]])
+        connections = min(self._options.parallel, len(self._queue))
+        turns = Turns(self._meter, connections)
+        async with turns.watched():
+            await together([self._work(turns) for _ in range(connections)])
 
-    async def _join(self) -> None:
-        """A further connection, once those that are there are not quick."""
-        done = -math.inf
-        while self._meter.done - done >= QUICK * JOIN_AFTER:
-            done = self._meter.done
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(JOIN_AFTER):
-                    await self._given_out.wait()
+    async def _work(self, turns: Turns) -> None:
+        while True:
+            async with turns.turn() as end_turn:
+                if not self._queue:
                     return
-        self._alone = False
-        await self._work()
+                await self._fetch_run(self._take_run(turns.quick, end_turn))
 
-    async def _work(self) -> None:
-        queue, quick = self._queue, False
-        while queue:
-            # Less and less, so that all end together.
-            share = min(LONGEST_RUN, math.ceil(len(queue) / self._options.parallel))
-            most = QUICK_RUN if quick and self._alone else share
-            began = time.monotonic()
-            item, first = queue.popleft()
-            end = first + 1
-            # A chunk of which parts are here begins a request of its own, behind those.
-            while queue and end - first < most and queue[0][0] is item and queue[0][1] == end:
-                if self._shelf.has_parts(item, end):
-                    break
-                queue.popleft()
-                end += 1
-            if not queue:
-                self._given_out.set()
-            await self._fetch_run(_Run(item, first, end))
-            quick = (end - first) * item.chunk_size >= QUICK * (time.monotonic() - began)
+    def _take_run(self, quick: bool, end_turn: Callable[[], None]) -> _Run:
+        queue = self._queue
+        # Less and less, so that all end together.
+        share = min(LONGEST_RUN, math.ceil(len(queue) / self._options.parallel))
+        item, first = queue.popleft()
+        end = first + 1
+        # A chunk of which parts are here begins a request of its own, behind those.
+        while queue and end - first < (QUICK_RUN if quick else share) and queue[0] == (item, end):
+            if self._shelf.has_parts(item, end):
+                break
+            queue.popleft()
+            end += 1
+        return _Run(item, first, end, end_turn)
 
     async def _fetch_run(self, run: _Run) -> None:
         """Fetch each chunk of a run. Where the server gives no ranges, the first to find out takes the whole file."""
@@ -243,6 +232,8 @@ class Fetcher:
         async with contextlib.aclosing(arrivals):
             async for arrival in arrivals:
                 self._go_to(run, arrival.position)
+                if run.position >= self._end_of(run) - item.chunk_size:
+                    run.end_turn()
                 if (chunk := arrival.chunk) is not None:
                     length = item.chunk_length(chunk)
                     if not await self._shelf.accept(item, chunk, length, arrival.sha256):
