@@ -120,16 +120,19 @@ const OPERATIONS = {
       written = position;
     };
     const hashes = [];
-    const news = []; // for Python: few messages, for each costs as much as a piece of the model
+    let news = []; // for Python: few messages, for each costs as much as a piece of the model
     let told = performance.now();
     const tellAll = () => {
-      if (news.length) tell(news.splice(0));
+      if (news.length) tell(news);
+      news = [];
       told = performance.now();
     };
     const note = (kind, hash) => {
       const there = {position, chunk: begin / chunk, filled: position - begin, kind};
       const make = (sha256) => {
         if (!keep.includes(there.chunk)) OPERATIONS.append({file: journal, data: record(index, there, sha256)});
+        // Notes on parts without hashes say no more than the one that follows them.
+        if (kind === WHOLE || !hashParts) news = news.filter(({chunk}) => chunk !== there.chunk);
         news.push({...there, sha256});
         if (kind === WHOLE) tellAll();
       };
