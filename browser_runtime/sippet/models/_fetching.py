@@ -232,7 +232,7 @@ class Fetcher:
         async with contextlib.aclosing(arrivals):
             async for arrival in arrivals:
                 self._go_to(run, arrival.position)
-                if run.position >= self._end_of(run) - item.chunk_size:
+                if run.position >= self._end_of(run) - 2 * item.chunk_size:
                     run.end_turn()
                 if (chunk := arrival.chunk) is not None:
                     length = item.chunk_length(chunk)
@@ -260,7 +260,7 @@ class Fetcher:
             await self._count()
         if not item.known:
             item.known = validator
-        await self._shelf.save_begun()  # a later attempt must know which version its bytes are of
+        self._shelf.begin()  # a later attempt must know which version its bytes are of
 
     async def _stream(self, item: ArrivingFile, body: Body) -> None:
         """Take a whole file in order from a server that gives no ranges. Chunks that are there are only compared."""
@@ -304,7 +304,7 @@ class Fetcher:
             raise Changed
 
     async def _copy(self, run: _Run, source: Source) -> None:
-        await self._shelf.save_begun()
+        self._shelf.begin()
         with contextlib.closing(self._shelf.copy_of(source, run.position)) as body:
             to_its_end = await self._receive(run, body)
         if to_its_end and run.position < self._end_of(run):

@@ -50,8 +50,8 @@ class Shelf:
         self._chunk_size, self._meter = chunk_size, meter
         self._news = asyncio.Condition()
         self._unflushed = 0
-        self._saving = asyncio.Lock()
         self._begun: list[tuple[int | None, Validator]] = []  # what of the files was saved last
+        self._saved: asyncio.Future[None] | None = None  # once that is so
         self._journal: Journal
 
     def body(self, response: HttpResponse) -> Body:
@@ -118,7 +118,7 @@ class Shelf:
             return
         for item in self._items:
             item.start_anew()
-        await self.save_begun()  # without validators; the chunks are found again by their hashes
+        await self.begin()  # without validators; the chunks are found again by their hashes
 
     async def clear(self) -> None:
         """Start anew."""
@@ -127,7 +127,7 @@ class Shelf:
         if await self._storage.entries(self._folder):
             names = ("begun.json", "journal", "data")
             await asyncio.gather(*[self._storage.delete(f"{self._folder}/{name}") for name in names])
-        self._begun = []
+        self._begun, self._saved = [], None
         self._meter.start_at(0)
 
     # Open files.
@@ -141,21 +141,29 @@ class Shelf:
             for item in self._items:
                 item.handle = await self._storage.open(item.path)
                 stack.push_async_callback(item.handle.close)
-            yield
+            try:
+                yield
+            finally:
+                if self._saved is not None:
+                    await asyncio.gather(self._saved, return_exceptions=True)
 
-    async def save_begun(self) -> None:
-        """Note what is being fetched, and which version of it, unless that is noted."""
-        async with self._saving:
-            begun = [(item.size, item.known) for item in self._items]
-            if begun == self._begun:
-                return
-            files = [
-                {**item.file.to_dict(), "size": size, "etag": known.etag, "modified": known.modified}
-                for item, (size, known) in zip(self._items, begun, strict=True)
-            ]
-            document = {"version": 1, "chunk_size": self._chunk_size, "files": files}
-            await self._storage.save(f"{self._folder}/begun.json", json.dumps(document).encode())
-            self._begun = begun
+    def begin(self) -> asyncio.Future[None]:
+        """Note what is being fetched, and which version of it, unless that is noted. Returns what can be waited for:
+        bytes may come meanwhile, but no chunk counts before."""
+        begun = [(item.size, item.known) for item in self._items]
+        if self._saved is None or begun != self._begun:
+            self._begun, self._saved = begun, asyncio.ensure_future(self._save(begun, self._saved))
+        return self._saved
+
+    async def _save(self, begun: list[tuple[int | None, Validator]], before: asyncio.Future[None] | None) -> None:
+        if before is not None:
+            await before
+        files = [
+            {**item.file.to_dict(), "size": size, "etag": known.etag, "modified": known.modified}
+            for item, (size, known) in zip(self._items, begun, strict=True)
+        ]
+        document = {"version": 1, "chunk_size": self._chunk_size, "files": files}
+        await self._storage.save(f"{self._folder}/begun.json", json.dumps(document).encode())
 
     # Chunks.
 
@@ -197,6 +205,7 @@ class Shelf:
             self._meter.add(-length)
             await self._journal.drop(item.index, chunk)
             return False
+        await asyncio.shield(self.begin())
         self._unflushed += length
         if self._unflushed >= FLUSH_EVERY:
             await item.handle.flush()
