@@ -62,9 +62,9 @@ class ByteSource(Protocol):
 
 _MANY = 64
 _MANY_SHORT_STRINGS = re.compile(
-    b"(?:%b){%d}+" % (b"|".join(b"\\x%02x\\0{7}.{%d}" % (size, size) for size in range(48)), _MANY), re.DOTALL
+    b"(?:%b){%d}+" % (b"|".join(b"\\x%02x\\0{7}.{%d}" % (size, size) for size in range(128)), _MANY), re.DOTALL
 )
-"""So many strings of fewer than 48 bytes, each behind its length. A vocabulary has a hundred thousand strings, nearly
+"""So many strings of fewer than 128 bytes, each behind its length. A vocabulary has a hundred thousand strings, nearly
 all of them short, and a regular expression steps over them several times as fast as a loop does."""
 
 
