@@ -25,6 +25,7 @@ from .progress import Meter
 
 LONGEST_RUN = 4  # chunks that are asked for at once: in browsers a request costs as much as megabytes
 QUICK_RUN = 16  # likewise, while one connection at a time is quick
+LAST_OF_TURN = 2  # chunks; asking for the next run takes a browser about as long as one
 QUICK_RETRIES = 1  # where there is another address to turn to
 BAD_LIMIT = 3  # a chunk that is wrong this often is the server's, not the wire's
 
@@ -57,7 +58,7 @@ class _Run:
         position: the offset in the file up to which bytes have come.
         refused: chunks that were wrong, and will be fetched by another run.
         place: which of the file's addresses it is asked from.
-        end_turn: called when its last chunk is all that is still to come.
+        end_turn: called once little of it is still to come.
     """
 
     item: ArrivingFile
@@ -232,7 +233,7 @@ class Fetcher:
         async with contextlib.aclosing(arrivals):
             async for arrival in arrivals:
                 self._go_to(run, arrival.position)
-                if run.position >= self._end_of(run) - 2 * item.chunk_size:
+                if run.position >= self._end_of(run) - LAST_OF_TURN * item.chunk_size:
                     run.end_turn()
                 if (chunk := arrival.chunk) is not None:
                     length = item.chunk_length(chunk)

@@ -50,8 +50,8 @@ class Shelf:
         self._chunk_size, self._meter = chunk_size, meter
         self._news = asyncio.Condition()
         self._unflushed = 0
-        self._begun: list[tuple[int | None, Validator]] = []  # what of the files was saved last
-        self._saved: asyncio.Future[None] | None = None  # once that is so
+        self._begun: list[tuple[int | None, Validator]] = []  # what is noted of the files
+        self._saved: asyncio.Future[None] | None = None  # done once it is
         self._journal: Journal
 
     def body(self, response: HttpResponse) -> Body:
@@ -66,6 +66,9 @@ class Shelf:
 
     async def restore(self) -> None:
         """Take over what an earlier attempt left, as far as it is still the same model and undamaged."""
+        if not await self._storage.entries(self._folder):
+            self._start_anew()
+            return
         begun = _parse_begun(await self._storage.load(f"{self._folder}/begun.json"))
         if begun is None or not self._continues(begun):
             await self.clear()
@@ -121,12 +124,14 @@ class Shelf:
         await self.begin()  # without validators; the chunks are found again by their hashes
 
     async def clear(self) -> None:
-        """Start anew."""
+        """Delete what is there."""
+        names = ("begun.json", "journal", "data")
+        await asyncio.gather(*[self._storage.delete(f"{self._folder}/{name}") for name in names])
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         for item in self._items:
             item.start_anew()
-        if await self._storage.entries(self._folder):
-            names = ("begun.json", "journal", "data")
-            await asyncio.gather(*[self._storage.delete(f"{self._folder}/{name}") for name in names])
         self._begun, self._saved = [], None
         self._meter.start_at(0)
 

@@ -170,8 +170,8 @@ class Installation:
 
     async def _make_room(self, nbytes: int, folder: str) -> None:
         """See to it that there is room for a model of so many bytes, of which some may be here."""
-        needed = max(0, nbytes - await self._shelves.bytes_in(folder))
-        estimate = await self._storage.estimate()
+        here, estimate = await asyncio.gather(self._shelves.bytes_in(folder), self._storage.estimate())
+        needed = max(0, nbytes - here)
         for model in reversed(await self._shelves.models()) if self._evict else ():
             if estimate.available is None or needed <= estimate.available:
                 break

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from ..platform.notes import SIZE, UNHASHED, Kind, Note
 from ..platform.storage import Notes, Storage, StoredFile
 
+_PIECE = 1 << 16
+
 
 @dataclass
 class ChunkState:
@@ -44,9 +46,11 @@ class Journal:
     @classmethod
     async def open(cls, storage: Storage, name: str) -> Journal:
         """Read a journal and hold it open for appending."""
-        data = await storage.load(name) or b""
-        notes = parse(data)
         file = await storage.open(name)
+        data = b""
+        while piece := await file.read(len(data), _PIECE):
+            data += piece
+        notes = parse(data)
         if len(data) != len(notes) * SIZE:
             await file.resize(len(notes) * SIZE)
         return cls(file, notes)

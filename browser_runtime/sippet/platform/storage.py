@@ -155,6 +155,10 @@ class StoredFile(ABC):
         async def note_part() -> None:
             await note(Kind.PART, part.hexdigest() if notes.hashed else UNHASHED)
 
+        async def note_whole() -> Arrival:
+            await note(Kind.WHOLE, digest := whole.hexdigest())
+            return Arrival(position, chunk, digest)
+
         try:
             while end is None or position < end:
                 limit = (chunk + 1) * chunk_size if end is None else min((chunk + 1) * chunk_size, end)
@@ -168,18 +172,14 @@ class StoredFile(ABC):
                     await self.write(position, data)
                 position += len(data)
                 if position == limit:
-                    digest = whole.hexdigest()
-                    await note(Kind.WHOLE, digest)
-                    yield Arrival(position, chunk, digest)
+                    yield await note_whole()
                     chunk, whole = chunk + 1, hashlib.sha256()
                 else:
                     if notes.every is not None and position - noted >= notes.every:
                         await note_part()
                     yield Arrival(position)
             if end is None and position > chunk * chunk_size:
-                digest = whole.hexdigest()
-                await note(Kind.WHOLE, digest)
-                yield Arrival(position, chunk, digest)
+                yield await note_whole()
         finally:
             if notes.every is not None and position > noted:
                 with contextlib.suppress(StorageError):  # the reason for the end is what counts
