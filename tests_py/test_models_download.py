@@ -27,7 +27,7 @@ from sippet.errors import (
     UnsupportedModel,
 )
 from sippet.events import Status
-from sippet.models import _connections
+from sippet.models import _turns
 from sippet.models._fetching import LONGEST_RUN
 from sippet.models.download import DownloadOptions
 from sippet.models.installed import InstalledModel
@@ -188,10 +188,10 @@ def test_ranges_are_fetched_in_parallel_but_not_in_more_than_allowed(tmp_path: P
     assert http.most == 3
 
 
-def test_of_quick_connections_two_are_enough_and_ask_for_much_at_once(
+def test_quick_connections_take_turns_and_the_next_asks_before_the_last_chunk_of_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_connections, "QUICK", 0)
+    monkeypatch.setattr(_turns, "QUICK", 0)
     http, server = Counting(), ModelServer({"m.gguf": BIG}, pace=0.002, piece=16 << 10)
 
     async def main() -> None:
@@ -200,7 +200,7 @@ def test_of_quick_connections_two_are_enough_and_ask_for_much_at_once(
 
     run(main())
     assert content(tmp_path) == BIG
-    assert (http.most, len(server.requests)) == (2, 3)
+    assert (http.most, len(server.requests)) == (2, 2)
 
 
 def test_nothing_is_fetched_twice_without_need(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Fetches a model's files: parallel ranges where the server gives them, the whole in order where it doesn't, from the
-next address where one fails."""
+"""Fetches a model's files: parallel ranges where the server gives them and one alone is not quick, the whole in order
+where it doesn't, from the next address where one fails."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from ..platform.base import Source
 from ..platform.http import HttpClient
 from ..platform.storage import Body
 from ._arriving import ArrivingFile
-from ._connections import Connections
 from ._shelf import Shelf
 from ._transfer import Changed, NoRanges, Validator, can_retry, fetch_range, unusable
+from ._turns import Turns
 from .header import invalid
 from .progress import Meter
 
 LONGEST_RUN = 4  # chunks that are asked for at once: in browsers a request costs as much as megabytes
-QUICK_RUN = 16  # likewise, while few connections are quick
+QUICK_RUN = 16  # likewise, while one connection at a time is quick
+LAST_OF_TURN = 2  # chunks; asking for the next run takes a browser about as long as one
 QUICK_RETRIES = 1  # where there is another address to turn to
 BAD_LIMIT = 3  # a chunk that is wrong this often is the server's, not the wire's
 
@@ -57,11 +58,13 @@ class _Run:
         position: the offset in the file up to which bytes have come.
         refused: chunks that were wrong, and will be fetched by another run.
         place: which of the file's addresses it is asked from.
+        end_turn: called once little of it is still to come.
     """
 
     item: ArrivingFile
     first: int
     end: int
+    end_turn: Callable[[], None] = lambda: None
     position: int = 0
     refused: set[int] = field(default_factory=set)
     place: int = 0
@@ -121,19 +124,19 @@ class Fetcher:
             for chunk in range(item.chunk_count)
             if chunk not in item.done
         )
-        most = min(self._options.parallel, len(self._queue))
-        connections = Connections(self._meter, most)
-        async with connections.watched():
-            await together([self._work(connections) for _ in range(most)])
+        connections = min(self._options.parallel, len(self._queue))
+        turns = Turns(self._meter, connections)
+        async with turns.watched():
+            await together([self._work(turns) for _ in range(connections)])
 
-    async def _work(self, connections: Connections) -> None:
+    async def _work(self, turns: Turns) -> None:
         while True:
-            async with connections.free:
+            async with turns.turn() as end_turn:
                 if not self._queue:
                     return
-                await self._fetch_run(self._take_run(connections.quick))
+                await self._fetch_run(self._take_run(turns.quick, end_turn))
 
-    def _take_run(self, quick: bool) -> _Run:
+    def _take_run(self, quick: bool, end_turn: Callable[[], None]) -> _Run:
         queue = self._queue
         # Less and less, so that all end together.
         share = min(LONGEST_RUN, math.ceil(len(queue) / self._options.parallel))
@@ -145,7 +148,7 @@ class Fetcher:
                 break
             queue.popleft()
             end += 1
-        return _Run(item, first, end)
+        return _Run(item, first, end, end_turn)
 
     async def _fetch_run(self, run: _Run) -> None:
         """Fetch each chunk of a run. Where the server gives no ranges, the first to find out takes the whole file."""
@@ -230,6 +233,8 @@ class Fetcher:
         async with contextlib.aclosing(arrivals):
             async for arrival in arrivals:
                 self._go_to(run, arrival.position)
+                if run.position >= self._end_of(run) - LAST_OF_TURN * item.chunk_size:
+                    run.end_turn()
                 if (chunk := arrival.chunk) is not None:
                     length = item.chunk_length(chunk)
                     if not await self._shelf.accept(item, chunk, length, arrival.sha256):
