@@ -16,9 +16,9 @@ import statistics
 import threading
 import urllib.request
 from pathlib import Path
-from typing import Any
 
-from _browser import bench, spread
+from _browser import Bench, bench, spread
+from playwright.sync_api import Page
 from sippet_host.models import load_model
 
 START = """async () => {
@@ -93,6 +93,14 @@ class MemoryWatch(threading.Thread):
         self.join()
 
 
+def started_page(place: Bench) -> Page:
+    """A new page in which a client is ready."""
+    page = place.context.new_page()
+    page.goto(place.url)
+    page.evaluate(START)
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", type=Path, help="by default the default model, 98 MB")
@@ -107,9 +115,7 @@ def main() -> None:
         manifest = f"{url.rpartition('/')[0]}/manifest.json"
         urllib.request.urlopen(f"{place.url.rstrip('/')}{manifest}").read()  # the host works the hashes out once
         for _ in range(options.rounds):
-            page: Any = place.context.new_page()
-            page.goto(place.url)
-            page.evaluate(START)
+            page = started_page(place)
             page.evaluate(FETCH, url)
             for what in ("first", *["install"] * AGAIN):
                 rates[what].append(page.evaluate(INSTALL, manifest))
@@ -117,9 +123,7 @@ def main() -> None:
             page.close()
         for _ in range(options.rounds):
             for what, code, argument in (("fetch", FETCH, url), ("install", INSTALL, manifest)):
-                page = place.context.new_page()
-                page.goto(place.url)
-                page.evaluate(START)
+                page = started_page(place)
                 with MemoryWatch(place.profile) as memory:
                     page.evaluate(code, argument)
                 growths[what].append(memory.growth)
