@@ -28,7 +28,6 @@ from sippet.errors import (
 )
 from sippet.events import Status
 from sippet.models import _turns
-from sippet.models._fetching import LONGEST_RUN
 from sippet.models.download import DownloadOptions
 from sippet.models.installed import InstalledModel
 from sippet.models.manifest import Manifest, ModelFile
@@ -38,6 +37,7 @@ from sippet.platform._http1 import Http1Client
 from sippet.platform.http import HttpResponse
 
 CHUNK = 64 << 10
+FIVE_CHUNKS = [CHUNK, 4 * CHUNK, *[0] * 200]  # the first tells the size, then the server dies after four more
 QUICK = DownloadOptions(timeout=15, backoff=0.01, retries=4)
 TINY = (Path(__file__).parent / "models" / "tiny-chat-f16.gguf").read_bytes()
 
@@ -385,10 +385,10 @@ def tear(folder: Path, rng: random.Random) -> None:
 
 
 def test_what_is_verified_is_not_fetched_again(tmp_path: Path) -> None:
-    server = ModelServer({"m.gguf": BIG}, cut_after=[1 << 30] + [0] * 200)
+    server = ModelServer({"m.gguf": BIG}, cut_after=[4 * CHUNK, *[0] * 200])
     with pytest.raises(RemoteUnavailable):
         install(tmp_path, server, lambda url: manifest_of(BIG, url + "m.gguf"), parallel=1)
-    assert server.sent == LONGEST_RUN * CHUNK
+    assert server.sent == 4 * CHUNK
     server.cut_after = []
 
     async def again() -> None:
@@ -404,7 +404,7 @@ def test_what_is_verified_is_not_fetched_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_byte_flipped_on_disk_between_two_attempts_is_found(tmp_path: Path, ranges: bool) -> None:
     async def main() -> None:
-        server = ModelServer({"m.gguf": BIG}, ranges=ranges, cut_after=[1 << 30] * 2 + [0] * 200)
+        server = ModelServer({"m.gguf": BIG}, ranges=ranges, cut_after=list(FIVE_CHUNKS))
         async with server.running():
             if not ranges:
                 server.cut_after = [400_000] + [0] * 200
@@ -432,7 +432,7 @@ STRAYS: dict[str, Callable[[], web.Response]] = {
 @pytest.mark.parametrize("kind", STRAYS)
 def test_a_stray_answer_costs_nothing_of_what_is_here(tmp_path: Path, kind: str) -> None:
     async def main() -> None:
-        server = ModelServer({"m.gguf": BIG}, cut_after=[1 << 30, 1 << 30, *[0] * 200])
+        server = ModelServer({"m.gguf": BIG}, cut_after=list(FIVE_CHUNKS))
         async with server.running():
             with pytest.raises(RemoteUnavailable):
                 await store_in(tmp_path, parallel=1).add(small_chunks(server.url))
@@ -466,7 +466,7 @@ def test_a_new_version_between_two_attempts_starts_anew(tmp_path: Path) -> None:
     other = model_bytes(1_000_000, seed=5)
 
     async def main() -> None:
-        server = ModelServer({"m.gguf": BIG}, cut_after=[1 << 30] * 2 + [0] * 200)
+        server = ModelServer({"m.gguf": BIG}, cut_after=list(FIVE_CHUNKS))
         async with server.running():
             with pytest.raises(RemoteUnavailable):
                 await store_in(tmp_path, parallel=1).add(small_chunks(server.url))
@@ -481,7 +481,7 @@ def test_without_validator_and_hash_nothing_old_is_trusted(tmp_path: Path) -> No
     other = model_bytes(1_000_000, seed=5)
 
     async def main() -> None:
-        server = ModelServer({"m.gguf": BIG}, etags=False, cut_after=[1 << 30, 500_000, *[0] * 200])
+        server = ModelServer({"m.gguf": BIG}, etags=False, cut_after=list(FIVE_CHUNKS))
         async with server.running():
             with pytest.raises(RemoteUnavailable):
                 await store_in(tmp_path, parallel=1).add(small_chunks(server.url))
@@ -495,7 +495,7 @@ def test_without_validator_and_hash_nothing_old_is_trusted(tmp_path: Path) -> No
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\0" * 100, b'{"version": 1, "files": [1]}'])
 def test_a_damaged_note_of_an_attempt_is_no_harm(tmp_path: Path, junk: bytes) -> None:
     async def main() -> None:
-        server = ModelServer({"m.gguf": BIG}, cut_after=[1 << 30] * 2 + [0] * 200)
+        server = ModelServer({"m.gguf": BIG}, cut_after=list(FIVE_CHUNKS))
         async with server.running():
             with pytest.raises(RemoteUnavailable):
                 await store_in(tmp_path, parallel=1).add(small_chunks(server.url))

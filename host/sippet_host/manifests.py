@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from sippet.errors import SippError
-from sippet.models.manifest import build_manifest
+from sippet.models.manifest import CHUNK, build_manifest
 from sippet.platform._cpython import PathSource
 
 from .errors import NotFound
@@ -105,7 +105,7 @@ class ManifestCache:
 
 def _key(entry: ModelEntry) -> str:
     """Of these files under this name; a changed file takes the place of its older version."""
-    names = [entry.id, entry.name, *(f"{file.name}\n{file.path}" for file in entry.files)]
+    names = [str(CHUNK), entry.id, entry.name, *(f"{file.name}\n{file.path}" for file in entry.files)]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:32]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def plan(source: str, projector: str | None, n_ctx: int | None, as_json: bool) -
 @click.option("--projector", type=_path, help="The image projector that belongs to the model.")
 @click.option("--id", help="By default from the file's name.")
 @click.option("--name", help="By default from the file's header.")
-@click.option("--chunk-size", type=_Size(), default=CHUNK, help="Bytes that are verified together.  [default: 8 MiB]")
+@click.option("--chunk-size", type=_Size(), default=CHUNK, help="Bytes that are verified together.  [default: 512 KiB]")
 def make_manifest(
     files: Sequence[Path],
     output: Path | None,
@@ -281,12 +281,8 @@ async def _verify_file(path: Path, manifest_path: Path | None) -> tuple[int, lis
         )
     (source,) = _sources([path], shards=False)
     storage = FolderStorage(path.parent)
-    bad = []
-    for chunk, expected in enumerate(known.chunks):
-        offset = chunk * manifest.chunk_size
-        length = min(manifest.chunk_size, (known.size or 0) - offset)
-        if await storage.sha256(path.name, offset, length) != expected:
-            bad.append((path.name, chunk))
+    async with aclosing(storage.hashes(path.name, known.parts(manifest.chunk_size))) as hashes:
+        bad = [(path.name, chunk) for chunk, expected in enumerate(known.chunks) if await anext(hashes) != expected]
     if known.size != source.size and not bad:
         bad.append((path.name, len(known.chunks)))
     return len(known.chunks), bad

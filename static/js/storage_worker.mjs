@@ -5,17 +5,19 @@
  * Messages in; the sender chooses `id` and the numbers of files and bodies:
  *   {id, op, ...}          see `OPERATIONS`                       → {id, result}
  *   without `id`           the same, and nobody waits for an answer
- * While `receive` goes on                                         → {id, notes: [{position}, …]}
- *   once they are in the journal                                  → {id, notes: [{position, chunk, filled, kind, sha256}, …]}
+ * While `receive` goes on                                         → {id, position, notes}, where `notes` are the records
+ *                                                                   that were added to the journal since the last one
  * A failure                                                       → {id, error: {kind, name, message}}, where `kind` is
  *                                                                   "network" or "storage"
  */
 
 import {serveWorker} from "./workers.mjs";
 
-const TELL_EVERY = 100; // ms
+const TELL_EVERY = 100; // ms, of how far it is; each time costs Python as much as a piece of the model
+const TELL_OF_CHUNKS = 25; // ms, of those that are whole
 const PART = 1; // kinds of notes in the journal, as in `sippet/platform/notes.py`
 const WHOLE = 2;
+const RECORD = 48; // bytes
 const PIECE = 512 << 10; // bytes that are read at once
 
 const files = new Map();
@@ -103,38 +105,41 @@ const OPERATIONS = {
   /**
    * Write what a body brings to a file, from `start` to `end`, or to the body's end where there is none, and note in the
    * journal what is there: a part of a chunk after `every` bytes, and however this ends; a chunk once it is complete, at
-   * each multiple of `chunk` and at the end. Chunks to `keep` are only hashed.
+   * each multiple of `chunkSize` and at the end. Chunks to `keep` are only hashed.
    */
-  async receive({body, file, start, end, chunk, keep, patience, journal, index, every, hashParts}, tell) {
+  async receive({body, file, start, end, chunkSize, keep, patience, journal, index, every, hashParts}, tell) {
     const source = bodies.get(body);
-    const memory = new Uint8Array(Math.min(chunk, end ?? Infinity));
+    const kept = new Set(keep);
+    const memory = new Uint8Array(Math.min(chunkSize, end ?? Infinity));
     let position = start;
     let written = start; // up to where the file has what came: many small writes are slow, above all in Firefox
     let noted = start;
-    let begin = start - (start % chunk); // where the chunk begins that is being filled
+    let begin = start - (start % chunkSize); // where the chunk begins that is being filled
     memory.set(OPERATIONS.read({file, at: begin, length: start - begin}));
 
     const save = () => {
       const piece = memory.subarray(written - begin, position - begin);
-      if (piece.length && !keep.includes(begin / chunk)) write(file, written, piece);
+      if (piece.length && !kept.has(begin / chunkSize)) write(file, written, piece);
       written = position;
     };
     const hashes = [];
-    let news = []; // for Python: few messages, for each costs as much as a piece of the model
+    let news = []; // the records that Python does not know
+    let hasChunk = false; // whether one of them is of a whole chunk
     let told = performance.now();
     const tellAll = () => {
-      if (news.length) tell(news);
+      tell(position, joined(news));
       news = [];
+      hasChunk = false;
       told = performance.now();
     };
     const note = (kind, hash) => {
-      const there = {position, chunk: begin / chunk, filled: position - begin, kind};
+      const chunk = begin / chunkSize;
+      const filled = position - begin;
       const make = (sha256) => {
-        if (!keep.includes(there.chunk)) OPERATIONS.append({file: journal, data: record(index, there, sha256)});
-        // Notes on parts without hashes say no more than the one that follows them.
-        if (kind === WHOLE || !hashParts) news = news.filter(({chunk}) => chunk !== there.chunk);
-        news.push({...there, sha256});
-        if (kind === WHOLE) tellAll();
+        const added = record(index, chunk, filled, kind, sha256);
+        if (!kept.has(chunk)) OPERATIONS.append({file: journal, data: added});
+        news.push(added);
+        hasChunk ||= kind === WHOLE;
       };
       if (hash) hashes.push(hash.then(make));
       else make(new Uint8Array(32));
@@ -152,18 +157,16 @@ const OPERATIONS = {
 
     try {
       while (position < (end ?? Infinity)) {
-        const limit = Math.min(begin + chunk, end ?? Infinity);
+        const limit = Math.min(begin + chunkSize, end ?? Infinity);
         const piece = await take(source, limit - position, patience);
         if (!piece) break;
         memory.set(piece, position - begin);
         position += piece.length;
-        const isLate = performance.now() - told >= TELL_EVERY;
-        const isWhole = position === limit;
-        if (isWhole) noteWhole();
+        if (position === limit) noteWhole();
         else if (position - noted >= every) notePart();
-        else if (isLate) news.push({position});
-        if (isLate) tellAll();
-        if (isLate || isWhole) await takeMessages();
+        if (performance.now() - told < (hasChunk ? TELL_OF_CHUNKS : TELL_EVERY)) continue;
+        tellAll();
+        await takeMessages();
       }
       if (end === undefined && position > begin) noteWhole();
     } finally {
@@ -174,11 +177,17 @@ const OPERATIONS = {
 };
 
 /** A record of the journal, as `sippet/platform/notes.py` has it. */
-function record(index, {chunk, filled, kind}, sha256) {
-  const bytes = new Uint8Array(48);
+function record(index, chunk, filled, kind, sha256) {
+  const bytes = new Uint8Array(RECORD);
   const view = new DataView(bytes.buffer);
   [index, chunk, filled, kind].forEach((value, i) => view.setUint32(4 * i, value, true));
   bytes.set(sha256, 16);
+  return bytes;
+}
+
+function joined(records) {
+  const bytes = new Uint8Array(RECORD * records.length);
+  records.forEach((record, i) => bytes.set(record, RECORD * i));
   return bytes;
 }
 
@@ -246,7 +255,7 @@ function takeMessages() {
 function serve(port) {
   port.onmessage = async ({data: {id, op, ...fields}}) => {
     try {
-      const result = await OPERATIONS[op](fields, (notes) => port.postMessage({id, notes}));
+      const result = await OPERATIONS[op](fields, (position, notes) => port.postMessage({id, position, notes}));
       if (id !== undefined) port.postMessage({id, result}, result instanceof Uint8Array ? [result.buffer] : []);
     } catch (error) {
       const kind = error instanceof NetworkFailure ? "network" : "storage";

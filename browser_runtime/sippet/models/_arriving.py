@@ -80,7 +80,7 @@ class ArrivingFile:
 
     def expected(self, chunk: int) -> str | None:
         """A chunk's SHA-256 by the manifest."""
-        return self.file.chunks[chunk] if self.file.chunks else None
+        return self.file.chunks[chunk] if chunk < len(self.file.chunks) else None
 
     @property
     def nbytes(self) -> int:

@@ -23,9 +23,9 @@ from ._turns import Turns
 from .header import invalid
 from .progress import Meter
 
-LONGEST_RUN = 4  # chunks that are asked for at once: in browsers a request costs as much as megabytes
-QUICK_RUN = 16  # likewise, while one connection at a time is quick
-LAST_OF_TURN = 2  # chunks; asking for the next run takes a browser about as long as one
+LONGEST_RUN = 32 << 20  # bytes that are asked for at once: in browsers a request costs as much as megabytes
+QUICK_RUN = 128 << 20  # likewise, while one connection at a time is quick
+LAST_OF_TURN = 16 << 20  # bytes; asking for the next run takes a browser about as long as half of them
 QUICK_RETRIES = 1  # where there is another address to turn to
 BAD_LIMIT = 3  # a chunk that is wrong this often is the server's, not the wire's
 
@@ -138,12 +138,12 @@ class Fetcher:
 
     def _take_run(self, quick: bool, end_turn: Callable[[], None]) -> _Run:
         queue = self._queue
-        # Less and less, so that all end together.
-        share = min(LONGEST_RUN, math.ceil(len(queue) / self._options.parallel))
+        share = math.ceil(len(queue) / self._options.parallel)  # less and less, so that all end together
         item, first = queue.popleft()
+        longest = QUICK_RUN // item.chunk_size if quick else min(LONGEST_RUN // item.chunk_size, share)
         end = first + 1
         # A chunk of which parts are here begins a request of its own, behind those.
-        while queue and end - first < (QUICK_RUN if quick else share) and queue[0] == (item, end):
+        while queue and end - first < longest and queue[0] == (item, end):
             if self._shelf.has_parts(item, end):
                 break
             queue.popleft()
@@ -228,24 +228,24 @@ class Fetcher:
 
     async def _receive(self, run: _Run, body: Body) -> bool:
         """Take the chunks of a run, as far as a body goes. Returns whether it was taken to its end."""
-        item = run.item
+        item, to_its_end = run.item, True
         arrivals = self._shelf.receive(item, body, run.position, self._end_of(run))
         async with contextlib.aclosing(arrivals):
             async for arrival in arrivals:
                 self._go_to(run, arrival.position)
-                if run.position >= self._end_of(run) - LAST_OF_TURN * item.chunk_size:
+                if run.position >= self._end_of(run) - LAST_OF_TURN:
                     run.end_turn()
-                if (chunk := arrival.chunk) is not None:
-                    length = item.chunk_length(chunk)
-                    if not await self._shelf.accept(item, chunk, length, arrival.sha256):
-                        self._refuse(run, chunk)
+                for chunk in await self._shelf.accept(item, arrival.hashes):
+                    self._refuse(run, chunk)
                 if not self._running.is_set() or item.streamed_by is not None:
-                    return False
-        return True
+                    body.close()  # what has come counts, up to its end
+                    to_its_end = False
+        return to_its_end
 
     def _refuse(self, run: _Run, chunk: int) -> None:
         """A chunk is wrong: it is to be fetched once more, later."""
         item = run.item
+        self._meter.add(-item.chunk_length(chunk))
         item.bad[chunk] += 1
         if item.bad[chunk] % BAD_LIMIT == 0 and not item.leave(run.place):
             raise item.mismatch(chunk)
@@ -273,14 +273,15 @@ class Fetcher:
                 async for arrival in arrivals:
                     self._meter.add(arrival.position - position)
                     position = arrival.position
-                    if (chunk := arrival.chunk) is not None:
-                        length = min(item.chunk_size, position - chunk * item.chunk_size)
-                        settled += length
-                        if chunk in there:
-                            self._meter.add(-length)
-                            self._compare(item, there[chunk], arrival.sha256)
-                        else:
-                            damaged = not await self._shelf.accept(item, chunk, length, arrival.sha256) or damaged
+                    lengths = {n: min(item.chunk_size, position - n * item.chunk_size) for n in arrival.hashes}
+                    settled += sum(lengths.values())
+                    known = {n: sha256 for n, sha256 in arrival.hashes.items() if n in there}
+                    new = {n: sha256 for n, sha256 in arrival.hashes.items() if n not in there}
+                    for n, sha256 in known.items():
+                        self._compare(item, there[n], sha256)
+                    bad = await self._shelf.accept(item, new)
+                    damaged = damaged or bool(bad)
+                    self._meter.add(-sum(lengths[n] for n in (*known, *bad)))
                     if not self._running.is_set():
                         return
             if item.size is not None and position > item.size:

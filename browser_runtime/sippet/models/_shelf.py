@@ -13,11 +13,10 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 
 from .. import _json
-from ..errors import SippError
 from ..platform.base import Source
 from ..platform.http import HttpResponse
 from ..platform.notes import UNHASHED
@@ -101,18 +100,15 @@ class Shelf:
     async def _restore_item(self, item: ArrivingFile) -> None:
         if item.size is None:
             return
-        for chunk in range(item.chunk_count):
-            state = self._journal.chunks.get((item.index, chunk))
-            if state is None or not state.whole:
-                continue
-            found = ""
-            with contextlib.suppress(SippError):
-                length = item.chunk_length(chunk)
-                found = await self._storage.sha256(item.path, chunk * item.chunk_size, length)
-            if found == state.whole == (item.expected(chunk) or state.whole):
-                item.done[chunk] = state.whole
-            else:
-                await self._journal.drop(item.index, chunk)
+        states = [self._journal.chunks.get((item.index, chunk)) for chunk in range(item.chunk_count)]
+        noted = {chunk: state.whole for chunk, state in enumerate(states) if state is not None and state.whole}
+        parts = [(chunk * item.chunk_size, item.chunk_length(chunk)) for chunk in noted]
+        async with contextlib.aclosing(self._storage.hashes(item.path, parts)) as hashes:
+            for chunk, sha256 in noted.items():
+                if await anext(hashes) == sha256 == (item.expected(chunk) or sha256):
+                    item.done[chunk] = sha256
+                else:
+                    await self._journal.drop(item.index, chunk)
 
     async def forget(self) -> None:
         """The server has another version: let go of what can't be told from it, which is all without a chunk's hash."""
@@ -203,21 +199,22 @@ class Shelf:
             there = end
         return there
 
-    async def accept(self, item: ArrivingFile, chunk: int, length: int, sha256: str) -> bool:
-        """Make a chunk of ``length`` bytes count, which is written and noted, if its hash is right; else forget it."""
+    async def accept(self, item: ArrivingFile, hashes: Mapping[int, str]) -> list[int]:
+        """Make chunks count whose hashes are right, which are written and noted; forget the others, and return them."""
         assert item.handle is not None
-        if sha256 != (item.expected(chunk) or sha256):
-            self._meter.add(-length)
+        good = {chunk: sha256 for chunk, sha256 in hashes.items() if sha256 == (item.expected(chunk) or sha256)}
+        bad = [chunk for chunk in hashes if chunk not in good]
+        for chunk in bad:
             await self._journal.drop(item.index, chunk)
-            return False
-        await asyncio.shield(self.begin())
-        self._unflushed += length
-        if self._unflushed >= FLUSH_EVERY:
-            await item.handle.flush()
-            self._unflushed = 0
-        item.done[chunk] = sha256
-        await self.tell()
-        return True
+        if good:
+            await asyncio.shield(self.begin())
+            self._unflushed += len(good) * item.chunk_size
+            if self._unflushed >= FLUSH_EVERY:
+                await item.handle.flush()
+                self._unflushed = 0
+            item.done.update(good)
+            await self.tell()
+        return bad
 
     async def finish(self, item: ArrivingFile) -> None:
         """Hold the whole file against its hash, where only that is known."""

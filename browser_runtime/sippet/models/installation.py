@@ -16,6 +16,7 @@ from ..platform.storage import Storage, full
 from .download import Download, DownloadOptions
 from .installed import InstalledModel, Shelves, folder_of, lock_of, path_of
 from .manifest import ModelFile, hash_file
+from .progress import Pace
 from .sources import Wanted
 from .verification import verify
 
@@ -129,8 +130,13 @@ class Installation:
             if file.name not in local:
                 return file
             text = f"Comparing {file.name} with what is installed."
-            source, tell = local[file.name], functools.partial(Status, "checking", text, total=file.size)
-            known = await hash_file(source, manifest.chunk_size, lambda done: self._report(tell(bytes=done)))
+            pace = Pace()
+
+            def tell(done: int) -> None:
+                if pace.due():
+                    self._report(Status("checking", text, done, file.size))
+
+            known = await hash_file(local[file.name], manifest.chunk_size, tell)
             return dataclasses.replace(file, sha256=known.sha256, chunks=known.chunks)
 
         files = tuple([await hashed(file) for file in manifest.files])

@@ -194,7 +194,7 @@ class Shelves:
 def folder_of(manifest: Manifest) -> str:
     """The folder of exactly this content under this id: another version gets another one."""
     identity = [[file.name, file.sha256 or file.chunks or [file.url, file.size]] for file in manifest.all_files]
-    content = hashlib.sha256(json.dumps([identity, manifest.chunk_size]).encode()).hexdigest()[:8]
+    content = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     return start_of(manifest.id) + content
 
 

@@ -50,7 +50,7 @@ class Journal:
         data = b""
         while piece := await file.read(len(data), _PIECE):
             data += piece
-        notes = parse(data)
+        notes = list(Note.unpack_all(data))
         if len(data) != len(notes) * SIZE:
             await file.resize(len(notes) * SIZE)
         return cls(file, notes)
@@ -78,14 +78,3 @@ class Journal:
     async def close(self) -> None:
         """Let go of the file. Safe to call twice."""
         await self._file.close()
-
-
-def parse(data: bytes) -> list[Note]:
-    """The sound records that a journal begins with."""
-    notes: list[Note] = []
-    for at in range(0, len(data) - SIZE + 1, SIZE):
-        try:
-            notes.append(Note.unpack(data[at : at + SIZE]))
-        except ValueError:
-            break
-    return notes

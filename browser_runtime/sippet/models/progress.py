@@ -13,6 +13,21 @@ REPORT_EVERY = 0.1  # seconds
 RATE_OVER = 3.0  # seconds
 
 
+class Pace:
+    """Tells when the next report is due."""
+
+    def __init__(self) -> None:
+        self._reported = 0.0
+
+    def due(self) -> bool:
+        """Whether one is; who asks then reports."""
+        now = time.monotonic()
+        if now - self._reported < REPORT_EVERY:
+            return False
+        self._reported = now
+        return True
+
+
 class Meter:
     """Counts bytes and reports them.
 
@@ -31,7 +46,7 @@ class Meter:
         self.note = ""
         self._report = report
         self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
-        self._reported = 0.0
+        self._pace = Pace()
 
     def start_at(self, done: int) -> None:
         """Bytes that were there before; they don't count for the rate."""
@@ -41,9 +56,7 @@ class Meter:
     def add(self, count: int) -> None:
         """Bytes arrived, or (negative) were thrown away."""
         self.done += count
-        now = time.monotonic()
-        if now - self._reported >= REPORT_EVERY:
-            self._reported = now
+        if self._pace.due():
             self.report()
 
     def report(self, note: str = "") -> None:

@@ -65,6 +65,9 @@ class RegistryEntry:
         }
 
 
+_CHUNK = 8 << 20  # larger than of manifests elsewhere: few hashes to list
+
+
 def _served(id: str, name: str) -> str:
     return f"/models/{id}/{name}"
 
@@ -95,6 +98,7 @@ _SMOLLM2 = RegistryEntry(
                 ),
             ),
         ),
+        chunk_size=_CHUNK,
         facts=ModelFacts("llama", "Q4_1", 8192, 134_515_008, 49_152, True, "apache-2.0", ("chat", "completion")),
     ),
     memory=248_000_000,
@@ -148,6 +152,7 @@ _GEMMA3 = RegistryEntry(
                 ),
             ),
         ),
+        chunk_size=_CHUNK,
         facts=ModelFacts("gemma3", "Q4_K_M", 32_768, 268_098_176, 262_144, False, "gemma", ("completion",)),
     ),
     memory=341_600_000,
@@ -174,6 +179,7 @@ _TINY = RegistryEntry(
             _served("tiny-chat-f16", "mmproj-tiny-f16.gguf"),
             "0a512ad2a15d56ad46a51ba97308a1905a8f4911ade8139f8f494f92cecded24",
         ),
+        chunk_size=_CHUNK,
         facts=ModelFacts("llama", "F16", 512, 853_120, 512, True, "cc0-1.0", ("chat", "completion", "vision")),
     ),
     memory=31_100_000,

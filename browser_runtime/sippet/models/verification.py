@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from ..errors import StorageError
 from ..events import Status
 from ..platform.http import HttpClient
 from ..platform.storage import Storage, failed
 from .download import Download, DownloadOptions
 from .installed import InstalledModel, path_of
+from .progress import Pace
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,14 @@ async def _bad_chunks(
     model: InstalledModel, storage: Storage, report: Callable[[Status], object]
 ) -> list[tuple[int, int]]:
     """Index of the file and of the chunk of those that differ from their hashes."""
-    bad, done, chunk_size = [], 0, model.manifest.chunk_size
+    bad, done, chunk_size, pace = [], 0, model.manifest.chunk_size, Pace()
     for index, file in enumerate(model.manifest.all_files):
-        path = f"{path_of(model.folder)}/data/{file.name}"
-        for chunk, expected in enumerate(file.chunks):
-            offset = chunk * chunk_size
-            length = min(chunk_size, (file.size or 0) - offset)
-            found = ""
-            with suppress(StorageError):
-                found = await storage.sha256(path, offset, length)
-            if found != expected:
-                bad.append((index, chunk))
-            done += length
-            report(Status("checking", f"Checking {model.manifest.name}.", done, model.size))
+        parts = file.parts(chunk_size)
+        async with aclosing(storage.hashes(f"{path_of(model.folder)}/data/{file.name}", parts)) as hashes:
+            for chunk, (expected, (_, length)) in enumerate(zip(file.chunks, parts, strict=True)):
+                if await anext(hashes) != expected:
+                    bad.append((index, chunk))
+                done += length
+                if pace.due() or done == model.size:
+                    report(Status("checking", f"Checking {model.manifest.name}.", done, model.size))
     return bad

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -101,16 +101,18 @@ class FolderStorage(Storage):
         path = self._path(name)
         return PathSource(path) if path.is_file() else None
 
-    async def sha256(self, name: str, offset: int, length: int) -> str:
-        def digest() -> str:
-            with self._path(name).open("rb") as file:
+    async def hashes(self, name: str, parts: Iterable[tuple[int, int]]) -> AsyncGenerator[str]:
+        path = self._path(name)
+
+        def digest(offset: int, length: int) -> str:
+            with contextlib.suppress(OSError), path.open("rb") as file:
                 file.seek(offset)
                 data = file.read(length)
-            return hashlib.sha256(data).hexdigest() if len(data) == length else ""
+                return hashlib.sha256(data).hexdigest() if len(data) == length else ""
+            return ""
 
-        with _as_storage_errors(), contextlib.suppress(FileNotFoundError):
-            return await asyncio.to_thread(digest)
-        return ""
+        for offset, length in parts:
+            yield await asyncio.to_thread(digest, offset, length)
 
     async def save(self, name: str, data: bytes) -> None:
         with _as_storage_errors(len(data)):

@@ -10,8 +10,8 @@ Spec: https://fs.spec.whatwg.org/
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import js  # type: ignore[import-not-found]
@@ -90,26 +90,23 @@ class OpfsFile(StoredFile):
             file=self.number,
             body=body.number,
             start=start,
-            chunk=chunk_size,
+            chunkSize=chunk_size,
             keep=list(keep),
             journal=notes.journal.number,
             index=notes.file,
             hashParts=notes.hashed,
             **_given(end=end, patience=patience, every=notes.every),
         )
-        position = start
         try:
             async with aclosing(told):
                 async for news in told:
-                    position = max(position, news["position"])  # a hash comes later than what follows its bytes
-                    if "chunk" not in news:
-                        yield Arrival(position)
-                        continue
-                    chunk, sha256 = news["chunk"], bytes(news["sha256"]).hex()
-                    note = Note(notes.file, chunk, news["filled"], Kind(news["kind"]), sha256)
-                    if chunk not in keep:
-                        notes.learn(note)
-                    yield Arrival(position, chunk, sha256) if note.kind == Kind.WHOLE else Arrival(position)
+                    hashes: dict[int, str] = {}
+                    for note in Note.unpack_all(bytes(news["notes"])):
+                        if note.chunk not in keep:
+                            notes.learn(note)
+                        if note.kind == Kind.WHOLE:
+                            hashes[note.chunk] = note.sha256
+                    yield Arrival(news["position"], hashes)
         except WorkerFailure as error:
             if error.kind == "network" and body.response:
                 raise broken(body.response.url, patience, error) from error
@@ -199,16 +196,18 @@ class OpfsStorage(Storage):
         handle = await self._file(name)
         return None if handle is None else OpfsSource(handle, await handle.getFile())
 
-    async def sha256(self, name: str, offset: int, length: int) -> str:
-        handle = await self._file(name)
-        if handle is None:
-            return ""
-        try:
-            data = await (await handle.getFile()).slice(offset, offset + length).arrayBuffer()
-            digest = await js.crypto.subtle.digest("SHA-256", data)
-        except JsException as error:
-            raise _as_ours(error) from error
-        return bytes(digest.to_bytes()).hex() if data.byteLength == length else ""
+    async def hashes(self, name: str, parts: Iterable[tuple[int, int]]) -> AsyncGenerator[str]:
+        blob = None
+        with suppress(StorageError, JsException):
+            handle = await self._file(name)
+            blob = None if handle is None else await handle.getFile()
+        for offset, length in parts:
+            found = ""
+            with suppress(JsException):
+                data = await blob.slice(offset, offset + length).arrayBuffer() if blob is not None else None
+                if data is not None and data.byteLength == length:
+                    found = bytes((await js.crypto.subtle.digest("SHA-256", data)).to_bytes()).hex()
+            yield found
 
     async def save(self, name: str, data: bytes) -> None:
         handle = await self._file(name, create=True)

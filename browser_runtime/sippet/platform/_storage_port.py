@@ -90,8 +90,7 @@ class StoragePort:
         try:
             self.tell(op, id=number, **fields)
             while "notes" in (answer := await answers.get()):
-                for note in answer["notes"]:
-                    yield note
+                yield answer
             _result(answer)
         finally:
             del self._waiting[number]

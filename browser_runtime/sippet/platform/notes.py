@@ -7,6 +7,7 @@ file's index, the chunk's number, up to which of its bytes it is there, the kind
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -22,6 +23,9 @@ class Kind(IntEnum):
     PART = 1
     WHOLE = 2
     DROPPED = 3
+
+
+_KINDS = frozenset(Kind)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Note:
         return _RECORD.pack(self.file, self.chunk, self.filled, self.kind, bytes.fromhex(self.sha256))
 
     @classmethod
-    def unpack(cls, record: bytes) -> Note:
-        """Raises ``ValueError`` where it is none."""
-        file, chunk, filled, kind, digest = _RECORD.unpack(record)
-        return cls(file, chunk, filled, Kind(kind), digest.hex())
+    def unpack_all(cls, data: bytes) -> Iterator[Note]:
+        """The sound records that ``data`` begins with."""
+        for at in range(0, len(data) - SIZE + 1, SIZE):
+            file, chunk, filled, kind, digest = _RECORD.unpack_from(data, at)
+            if kind not in _KINDS:
+                return
+            yield cls(file, chunk, filled, Kind(kind), digest.hex())

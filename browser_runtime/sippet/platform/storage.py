@@ -2,7 +2,7 @@
 
     storage = default_storage()
     file = await storage.open("models/x/model.gguf")
-    async for arrival in file.receive(storage.body(response), 0, None, chunk_size=8 << 20, notes=notes):
+    async for arrival in file.receive(storage.body(response), 0, None, chunk_size=512 << 10, notes=notes):
         ...
 
 A model's bytes go from a :class:`Body` into a :class:`StoredFile`. In a tab both are in the storage worker: Python says
@@ -15,9 +15,9 @@ import contextlib
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StorageError
@@ -56,11 +56,11 @@ class Body:
     """
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, memoryview(b"")
+        self._pieces, self._rest, self._closed = pieces, memoryview(b""), False
 
     async def take(self, most: int) -> memoryview:
         """The next bytes, ``most`` at most; none at the end."""
-        while not self._rest:
+        while not self._rest and not self._closed:
             try:
                 self._rest = memoryview(await anext(self._pieces))
             except StopAsyncIteration:
@@ -69,7 +69,8 @@ class Body:
         return taken
 
     def close(self) -> None:
-        """Let go of it. What it comes from is closed by whoever opened that."""
+        """Let go of it: nothing more comes. What it comes from is closed by whoever opened that. Safe to call twice."""
+        self._rest, self._closed = memoryview(b""), True
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,11 @@ class Arrival:
 
     Attributes:
         position: the offset up to which they are written; it does not go back.
-        chunk: the number of a chunk that is complete; others may have begun since.
-        sha256: of that chunk, hexadecimal.
+        hashes: the hexadecimal SHA-256 of the chunks that became complete, by their numbers.
     """
 
     position: int
-    chunk: int | None = None
-    sha256: str = ""
+    hashes: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class StoredFile(ABC):
 
         async def note_whole() -> Arrival:
             await note(Kind.WHOLE, digest := whole.hexdigest())
-            return Arrival(position, chunk, digest)
+            return Arrival(position, {chunk: digest})
 
         try:
             while end is None or position < end:
@@ -237,8 +236,9 @@ class Storage(ABC):
         """The file for reading, also by an engine; ``None`` where it doesn't exist."""
 
     @abstractmethod
-    async def sha256(self, name: str, offset: int, length: int) -> str:
-        """As :meth:`StoredFile.sha256`, of a file that need not be open; empty also where it doesn't exist."""
+    def hashes(self, name: str, parts: Iterable[tuple[int, int]]) -> AsyncGenerator[str]:
+        """The hexadecimal SHA-256 of parts of a file that need not be open, each given by its offset and length; empty
+        for one that can't be read, or which the file ends before."""
 
     @abstractmethod
     async def save(self, name: str, data: bytes) -> None:
