@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hosting import Serve, copy_assets
 from playwright.sync_api import Page, Route
 from python_tab import ModelServer
+from sippet.models.manifest import CHUNK
 from sippet.models.registry import MODELS, RegistryEntry
 from sippet_host.models import ModelEntry
 from tab import TINY, Tab, TabError
@@ -46,9 +48,10 @@ def flipping(times: int) -> Callable[[Route], None]:
 
 def test_what_the_host_lists_is_installed_with_the_hash_of_every_chunk(tab: Tab, tiny: ModelEntry) -> None:
     model = tab.run(INSTALL, MANIFEST)
-    sha256 = hashlib.sha256(tiny.files[0].path.read_bytes()).hexdigest()
-    assert (model["id"], model["files"][0]["sha256"]) == ("tiny-chat-f16", sha256)
-    assert model["files"][0]["chunks"] == [sha256]  # it is smaller than a chunk
+    data = tiny.files[0].path.read_bytes()
+    assert (model["id"], model["files"][0]["sha256"]) == ("tiny-chat-f16", hashlib.sha256(data).hexdigest())
+    parts = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
+    assert model["files"][0]["chunks"] == [hashlib.sha256(part).hexdigest() for part in parts]
 
 
 def test_a_byte_flipped_between_host_and_page_is_fetched_again(tab: Tab, page: Page) -> None:
@@ -140,7 +143,7 @@ def test_what_the_host_serves_can_be_named_whatever_it_is(page: Page, serve: Ser
     tab = Tab(page, serve(models=(replace(tiny, id="mine"),)).url)
     found = tab.run(NAMED, "mine")
     assert (found["names"], found["defaultModel"], found["kept"]["id"]) == (["mine"], "mine", "mine")
-    assert len(found["kept"]["files"][0]["chunks"]) == 1  # from the model's own manifest
+    assert len(found["kept"]["files"][0]["chunks"]) == math.ceil(tiny.size / CHUNK)  # from the model's own manifest
     with pytest.raises(TabError, match=r"registered.*mine") as caught:
         tab.run(NAMED, "yours")
     assert caught.value.code == "model_not_found"

@@ -236,11 +236,14 @@ def test_an_estimate_fetches_little(tab: PythonTab, site: Site) -> None:
     assert site.models.sent < 4_000_000
 
 
-def test_a_download_is_paused_resumed_and_cancelled(tab: PythonTab, site: Site) -> None:
+def test_a_download_is_paused_without_a_loss_resumed_and_cancelled(tab: PythonTab, site: Site) -> None:
     site.models.pace, site.models.piece = 0.02, 64 << 10
     body = """
         from sippet.errors import Cancelled
-        run = ModelStore(options=DownloadOptions(parallel=2)).install(Manifest.from_dict(argument))
+        counts = []
+        run = ModelStore(options=DownloadOptions(parallel=2)).install(
+            Manifest.from_dict(argument), on_progress=lambda status: counts.append(status.bytes)
+        )
 
         async def reaches(count):
             while run.status.bytes < count and run.status.state != "error":
@@ -254,8 +257,10 @@ def test_a_download_is_paused_resumed_and_cancelled(tab: PythonTab, site: Site) 
             if run.status.bytes == still:
                 break
         paused = [run.status.bytes == still < 10_000_000, run.status.text]
+        counts.clear()
         run.resume()
         await reaches(still + 1_000_000)
+        paused.append(min(counts) >= still)
         run.cancel()
         try:
             await run
@@ -263,7 +268,7 @@ def test_a_download_is_paused_resumed_and_cancelled(tab: PythonTab, site: Site) 
             paused.append("cancelled")
         return paused
     """
-    assert tab.run(body, manifest()) == [True, "Paused.", "cancelled"]
+    assert tab.run(body, manifest()) == [True, "Paused.", True, "cancelled"]
     site.models.pace = 0
     sent = site.models.sent
     tab.run(ADD, {"manifest": manifest()})

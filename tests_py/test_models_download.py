@@ -507,6 +507,12 @@ def test_a_damaged_note_of_an_attempt_is_no_harm(tmp_path: Path, junk: bytes) ->
     assert content(tmp_path) == BIG
 
 
+def test_what_comes_behind_the_end_that_the_manifest_tells_is_another_version(tmp_path: Path) -> None:
+    server = ModelServer({"m.gguf": BIG + bytes(4 * CHUNK)}, ranges=False, lengths=False)
+    with pytest.raises(RemoteUnavailable, match="another version"):
+        install(tmp_path, server, lambda url: manifest_of(BIG, url + "m.gguf"))
+
+
 def test_a_download_can_be_paused_and_resumed(tmp_path: Path) -> None:
     async def main() -> None:
         server = ModelServer({"m.gguf": BIG}, pace=0.005, piece=16 << 10)

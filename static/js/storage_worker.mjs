@@ -88,13 +88,15 @@ const OPERATIONS = {
     bodies.set(body, bodyOf(blob.slice(start).stream(), new AbortController()));
   },
 
-  /** Let go of a body, whatever is going on with it. */
+  /** Let go of a body, whatever is going on with it: who receives it has come to its end. */
   end({body}) {
-    const {controller, reader, watch} = bodies.get(body) ?? {};
-    clearInterval(watch);
+    const source = bodies.get(body);
+    if (!source) return;
+    source.ended = true;
+    clearInterval(source.watch);
     bodies.delete(body);
-    controller?.abort();
-    reader?.cancel().catch(() => {});
+    source.controller.abort();
+    source.reader?.cancel().catch(() => {});
   },
 
   /** The next piece of a body; nothing at its end. */
@@ -168,7 +170,7 @@ const OPERATIONS = {
         tellAll();
         await takeMessages();
       }
-      if (end === undefined && position > begin) noteWhole();
+      if (end === undefined && !source.ended && position > begin) noteWhole();
     } finally {
       if (every && position > noted) notePart();
       await Promise.all(hashes).finally(tellAll);
@@ -223,6 +225,7 @@ async function next(source, patience) {
     if (memory && value) source.memory = value.buffer; // it was away for as long as it was being filled
     return done ? null : value;
   } catch (error) {
+    if (source.ended) return null;
     throw new NetworkFailure(error);
   } finally {
     source.deadline = Infinity;

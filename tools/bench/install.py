@@ -3,8 +3,9 @@
 
     python tools/bench/install.py [--rounds 5] [--browser firefox] [MODEL.gguf]
 
-Both come from the host on loopback, in turns; an installation also verifies every chunk and writes it to the disk. The
-first one of a page comes while the browser still compiles Python, so it is told apart from those that follow in it.
+Both come from the host on loopback, in turns; an installation also verifies every chunk and writes it to the disk. At
+the first one of a page Chromium compiles Python's interpreter anew, which keeps one core busy for half a second, so it
+is told apart from those that follow.
 Memory is what all processes of the browser take at most above what they took before, by their shares of it (PSS). It
 is watched in rounds of its own: asking for it keeps a core busy.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -44,6 +46,7 @@ INSTALL = """async (manifest) => {
 
 
 AGAIN = 3  # installations in a page after its first
+REST = 2  # seconds in which the browser ends what it has to do after a page's start
 
 
 class MemoryWatch(threading.Thread):
@@ -116,6 +119,7 @@ def main() -> None:
         urllib.request.urlopen(f"{place.url.rstrip('/')}{manifest}").read()  # the host works the hashes out once
         for _ in range(options.rounds):
             page = started_page(place)
+            time.sleep(REST)
             page.evaluate(FETCH, url)
             for what in ("first", *["install"] * AGAIN):
                 rates[what].append(page.evaluate(INSTALL, manifest))
