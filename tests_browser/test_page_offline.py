@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -95,10 +96,19 @@ def broken(port: int) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.parametrize("is_registered", [True, False])
 def test_a_kept_model_that_sees_still_sees_when_the_host_is_gone(
-    visitor: BrowserContext, tiny: ModelEntry, tmp_path: Path
+    visitor: BrowserContext, tiny: ModelEntry, tmp_path: Path, is_registered: bool
 ) -> None:
-    with ServerThread(Settings(port=0, static_dir=STATIC, models=(tiny,), cache_dir=tmp_path)) as host:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    if not is_registered:
+        for name, to in (("tiny-chat-f16.gguf", "seer.gguf"), ("mmproj-tiny-f16.gguf", "mmproj-seer.gguf")):
+            shutil.copy(tiny.files[0].path.with_name(name), folder / to)
+    models = (tiny,) if is_registered else ()
+    with ServerThread(
+        Settings(port=0, static_dir=STATIC, models=models, models_dir=folder, cache_dir=tmp_path)
+    ) as host:
         page = visitor.new_page()
         page.goto(host.url)
         expect(page.locator("#welcome-picker .model-facts")).to_contain_text("Sees images")

@@ -96,7 +96,7 @@ def test_serve_prints_one_clickable_line_and_the_models(serve: Callable[..., Ser
     assert re.fullmatch(r"Sippet: http://127\.0\.0\.1:\d+/ \(isolated: threads work\)\n", server.line)
     assert ask(server.url, "/healthz").json()["models"] == 1
     status, out, err = server.stop()
-    assert out == "  tiny-chat-f16, 1.7 MB\n"
+    assert out == "  tiny-chat-f16, 3.2 MB\n"
     assert (status, err) == (0, "Stopped.\n")
 
 

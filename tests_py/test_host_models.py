@@ -48,6 +48,7 @@ def test_a_model_is_described_by_its_header(hashes: HashCache) -> None:
                 "sha256": "f4318e028b8a0e018a15e3bce227bea11f8be98acf59f55de0953730cbe600f8",
             }
         ],
+        "projector": None,
         "quantization": "F16",
         "license": model.license,
         "context": 512,
@@ -66,7 +67,7 @@ def test_the_manifest_leads_to_the_bytes(start_host: StartHost, hashes: HashCach
     server = start_host(models=(load_model(TINY, hashes),))
     entry = ask(server.url, "/models/manifest.json").json()["models"][0]
     body = ask(server.url, entry["url"]).body
-    assert len(body) == entry["size"]
+    assert len(body) == entry["files"][0]["size"]
     assert hashlib.sha256(body).hexdigest() == entry["sha256"]
 
 

@@ -128,7 +128,6 @@ def test_the_projector_of_a_users_entry_is_served_with_it(find: Find, tmp_path: 
     found = find(entry, folder)
     catalogue = Catalogue([found], None, HashCache(tmp_path / "hashes.json"), {"mine": entry})
     assert catalogue.find("mine", "mmproj-tiny-f16.gguf") is not None
-    assert (
-        Catalogue([found], None, HashCache(tmp_path / "hashes.json"), MODELS).find("mine", "mmproj-tiny-f16.gguf")
-        is None
-    )
+    shutil.copy(folder / NAME, folder / "another.gguf")  # or else it would be taken for the only one
+    catalogue = Catalogue([found], None, HashCache(tmp_path / "hashes.json"), MODELS)
+    assert catalogue.find("mine", "mmproj-tiny-f16.gguf") is None

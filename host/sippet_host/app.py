@@ -46,7 +46,7 @@ class Host:
         self.host_check = HostCheck(settings.host, settings.allowed_hosts)
         hashes = HashCache(settings.cache_dir / MODEL_HASHES)
         self.models = Catalogue(settings.models, settings.models_dir, hashes, settings.registry)
-        self.offers = Offers(settings, self.models)
+        self.offers = Offers(settings)
         self.manifests = ManifestCache(settings.cache_dir / MODEL_MANIFESTS)
 
     async def index(self, request: web.Request) -> web.StreamResponse:

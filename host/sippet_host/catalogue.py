@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from sippet.models.manifest import Manifest
 from sippet.models.registry import RegistryEntry
 
 from .errors import HostError
 from .hashcache import HashCache
 from .models import ModelEntry, ModelFile, describe, load_directory, load_file, unique_ids
+from .projectors import projector_beside
 
 log = logging.getLogger("sippet_host")
 
@@ -42,7 +44,6 @@ class Catalogue:
         self._found: list[ModelEntry] = []
         self._told: set[str] = set()
         self._entries: dict[str, ModelEntry] = {}
-        self._projectors: dict[str, ModelFile] = {}
         self.refresh()
 
     def refresh(self) -> list[ModelEntry]:
@@ -56,10 +57,7 @@ class Catalogue:
                 entries += self._found
                 for problem in problems:
                     self._tell(problem)
-            self._entries = {entry.id: entry for entry in unique_ids(entries)}
-            self._projectors = {
-                id: projector for id, entry in self._entries.items() if (projector := self._projector(entry))
-            }
+            self._entries = {entry.id: self._with_projector(entry) for entry in unique_ids(entries)}
             self._hashes.save()
             return list(self._entries.values())
 
@@ -72,27 +70,30 @@ class Catalogue:
 
     def find(self, model_id: str, file_name: str) -> ModelFile | None:
         """The file that the URL ``/models/<model_id>/<file_name>`` names."""
-        entry, projector = self._entries.get(model_id), self._projectors.get(model_id)
-        if projector is not None and projector.name == file_name:
-            return projector
+        entry = self._entries.get(model_id)
         return entry.file(file_name) if entry else None
 
-    def _projector(self, entry: ModelEntry) -> ModelFile | None:
-        """The projector that the registry names for this very model, where it lies beside it: who adds the model by its
-        registered name asks for both."""
+    def _with_projector(self, entry: ModelEntry) -> ModelEntry:
+        """With the projector that lies beside it. Where the registry names one for this very model, it must be that."""
+        known = self._entries.get(entry.id)
+        if known is not None and known.projector is not None and known.is_current() and known.files == entry.files:
+            return known
         registered = self._registry.get(entry.id)
         if registered is None or registered.manifest.projector is None:
-            return None
-        wanted, known = registered.manifest.projector, self._projectors.get(entry.id)
-        if known is not None and known.is_current():
-            return known
-        if entry.files[0].path.name != registered.manifest.files[0].name:
+            projector = projector_beside(entry, self._hashes)
+        else:
+            projector = self._registered_projector(entry, registered.manifest)
+        return entry.with_projector(projector) if projector else entry
+
+    def _registered_projector(self, entry: ModelEntry, manifest: Manifest) -> ModelFile | None:
+        assert manifest.projector is not None
+        if entry.files[0].path.name != manifest.files[0].name:
             return None
         try:
-            file = load_file(entry.files[0].path.with_name(wanted.name), self._hashes)
+            file = load_file(entry.files[0].path.with_name(manifest.projector.name), self._hashes)
         except HostError:
             return None
-        return file if file.sha256 == wanted.sha256 else None
+        return file if file.sha256 == manifest.projector.sha256 else None
 
     def _current(self, entry: ModelEntry) -> ModelEntry | None:
         if entry.is_current():

@@ -42,7 +42,7 @@ def read_facts(shards: Sequence[Path]) -> Facts:
         NotAModel: one of them isn't sound GGUF, or says of itself what no model is.
         OSError: one of them can't be read.
     """
-    headers = [_read(path) for path in shards]
+    headers = [read_file_header(path) for path in shards]
     first = headers[0]
     with _refused(shards[0]):
         memory = _memory(headers)
@@ -103,7 +103,13 @@ class FileSource:
         return self._file.read(length)
 
 
-def _read(path: Path) -> GgufHeader:
+def read_file_header(path: Path) -> GgufHeader:
+    """The header of a file on disk.
+
+    Raises:
+        NotAModel: it isn't sound GGUF.
+        OSError: it can't be read.
+    """
     with path.open("rb") as file, _refused(path):
         reading = read_header(FileSource(file))
         try:

@@ -19,7 +19,7 @@ from sippet.platform._cpython import PathSource
 
 from .errors import NotFound
 from .hashcache import Fingerprint, atomic_write
-from .models import ModelEntry
+from .models import ModelEntry, ModelFile
 
 _TRIES = 3
 
@@ -79,11 +79,19 @@ class ManifestCache:
             if self._stopped.is_set():
                 raise _Stopped("the server ends")
 
-        sources = [PathSource(file.path) for file in entry.files]
-        for source, file in zip(sources, entry.files, strict=True):
-            source.name = file.name  # as its URL has it; the path may have been a link
-        manifest = asyncio.run(build_manifest(sources, id=entry.id, name=entry.name, on_bytes=going_on))
-        return manifest.to_json()
+        def source(file: ModelFile) -> PathSource:
+            found = PathSource(file.path)
+            found.name = file.name  # as its URL has it; the path may have been a link
+            return found
+
+        manifest = build_manifest(
+            [source(file) for file in entry.files],
+            projector=source(entry.projector) if entry.projector else None,
+            id=entry.id,
+            name=entry.name,
+            on_bytes=going_on,
+        )
+        return asyncio.run(manifest).to_json()
 
     def _known(self, key: str, fingerprints: list[Fingerprint]) -> bytes | None:
         if key not in self._ready:
@@ -105,9 +113,9 @@ class ManifestCache:
 
 def _key(entry: ModelEntry) -> str:
     """Of these files under this name; a changed file takes the place of its older version."""
-    names = [str(CHUNK), entry.id, entry.name, *(f"{file.name}\n{file.path}" for file in entry.files)]
+    names = [str(CHUNK), entry.id, entry.name, *(f"{file.name}\n{file.path}" for file in entry.all_files)]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:32]
 
 
 def _fingerprints(entry: ModelEntry) -> list[Fingerprint]:
-    return [Fingerprint.of(file.path.stat()) for file in entry.files]
+    return [Fingerprint.of(file.path.stat()) for file in entry.all_files]

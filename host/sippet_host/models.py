@@ -82,6 +82,7 @@ class ModelEntry:
         capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``projector``.
         memory: bytes that it takes in a tab with its default context, as far as the header tells.
         sampling: options of a request that suit it best, by the names of `TextOptions`.
+        projector: what makes images readable for it, where that lies beside it.
     """
 
     id: str
@@ -94,31 +95,43 @@ class ModelEntry:
     capabilities: tuple[str, ...] = ()
     memory: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
+    projector: ModelFile | None = None
+
+    @property
+    def all_files(self) -> tuple[ModelFile, ...]:
+        """Its files and its projector."""
+        return (*self.files, self.projector) if self.projector else self.files
 
     @property
     def size(self) -> int:
         """Bytes of all its files."""
-        return sum(file.size for file in self.files)
+        return sum(file.size for file in self.all_files)
+
+    def with_projector(self, projector: ModelFile) -> ModelEntry:
+        """The same model, seeing."""
+        memory = None if self.memory is None else self.memory + projector.size
+        return replace(self, projector=projector, capabilities=(*self.capabilities, "vision"), memory=memory)
 
     def is_current(self) -> bool:
         """Whether its files are still those that it describes."""
-        return all(file.is_current() for file in self.files)
+        return all(file.is_current() for file in self.all_files)
 
     def file(self, name: str) -> ModelFile | None:
         """The file whose URL ends with ``name``."""
-        return next((file for file in self.files if file.name == name), None)
+        return next((file for file in self.all_files if file.name == name), None)
 
     def describe(self, prefix: str = "/models/") -> dict[str, Any]:
         """The entry as JSON values, for the manifest and for the page.
 
-        ``url`` and ``sha256`` are the first file's; ``files`` lists all of them; ``manifest`` is the URL of what a
-        verified download needs.
+        ``url`` and ``sha256`` are the first file's; ``files`` lists all but the projector; ``manifest`` is the URL of
+        what a verified download needs.
         """
-        files = [
-            {"name": file.name, "url": f"{prefix}{quote(self.id)}/{quote(file.name)}", "size": file.size,
-             "sha256": file.sha256}
-            for file in self.files
-        ]  # fmt: skip
+
+        def described(file: ModelFile) -> dict[str, Any]:
+            url = f"{prefix}{quote(self.id)}/{quote(file.name)}"
+            return {"name": file.name, "url": url, "size": file.size, "sha256": file.sha256}
+
+        files = [described(file) for file in self.files]
         return {
             "id": self.id,
             "name": self.name,
@@ -127,6 +140,7 @@ class ModelEntry:
             "size": self.size,
             "sha256": files[0]["sha256"] if len(files) == 1 else None,
             "files": files,
+            "projector": described(self.projector) if self.projector else None,
             "quantization": self.quantization,
             "license": self.license,
             "context": self.context,
@@ -196,11 +210,16 @@ def describe(name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
         NotAModel: a header is damaged.
         NoSuchModel: a file can't be read any more.
     """
-    match = _SHARD.fullmatch(name)
-    stem = match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
+    stem = model_stem(name)
     with readable(files[0].path):
         facts = read_facts([file.path for file in files])
     return ModelEntry(id=slug(stem), name=stem, files=files, **asdict(facts))
+
+
+def model_stem(name: str) -> str:
+    """A model's name by that of one of its files."""
+    match = _SHARD.fullmatch(name)
+    return match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
 
 
 def shard_names(name: str) -> list[str]:

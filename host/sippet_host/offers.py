@@ -10,7 +10,6 @@ from urllib.parse import quote, urlsplit
 from sippet.models.manifest import Manifest, ModelFile
 from sippet.models.registry import RegistryEntry
 
-from .catalogue import Catalogue
 from .models import ModelEntry
 from .settings import Settings
 
@@ -22,11 +21,10 @@ class Offers:
 
     Args:
         settings: has the registry, and the origins that a page may fetch from.
-        catalogue: what is served.
     """
 
-    def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
-        self._settings, self._catalogue = settings, catalogue
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
     def registry(self, served: Sequence[ModelEntry]) -> dict[str, Any]:
         """What ``/models/registry.json`` says; see :func:`sippet.models.registry.load_registry`.
@@ -44,9 +42,9 @@ class Offers:
         for model in served:
             registered = self._settings.registry.get(model.id)
             values = {**model.describe(), "description": registered.description if registered else ""}
-            if offered := self._projector(model):
-                values["projector"] = _brief(offered.to_dict())
-                values["size"] += offered.size or 0
+            if model.projector is None and (elsewhere := self._projector(model)):
+                values["projector"] = _brief(elsewhere.to_dict())
+                values["size"] += elsewhere.size or 0
             listed.append(values)
         for entry in self._elsewhere(served):
             values = entry.to_dict()
@@ -68,11 +66,11 @@ class Offers:
     def _projector(self, model: ModelEntry) -> ModelFile | None:
         """The image projector of a served model, here or where a page may fetch it."""
         entry = self._settings.registry.get(model.id)
-        if entry is None or entry.manifest.projector is None or not _is_same(entry, model):
-            return None
-        projector = entry.manifest.projector
-        here = self._catalogue.find(model.id, projector.name) is not None
-        return self._here(model, projector) if here else self._there(projector)
+        named = entry.manifest.projector if entry is not None and _is_same(entry, model) else None
+        if model.projector is None:
+            return self._there(named) if named else None
+        own = model.projector
+        return self._here(model, named or ModelFile(own.name, own.size, sha256=own.sha256))
 
     def _elsewhere(self, served: Sequence[ModelEntry]) -> list[RegistryEntry]:
         """The registered models that are not served, as far as a page may fetch them."""
