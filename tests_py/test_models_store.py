@@ -20,7 +20,7 @@ from model_server import ModelServer
 from sippet.config import ContextConfig
 from sippet.errors import InvalidModel, InvalidOption, ModelNotFound, RemoteUnavailable, StorageError, UnsupportedModel
 from sippet.events import Status
-from sippet.models.manifest import Manifest, ModelFile, build_manifest
+from sippet.models.manifest import Manifest, ModelFile, build_manifest, fitting_chunk
 from sippet.models.plan import MemoryLimit
 from sippet.models.store import ModelStore
 from sippet.platform._cpython import PathSource
@@ -590,3 +590,8 @@ def test_an_installed_models_plan_needs_no_network(tmp_path: Path) -> None:
         assert (found.manifest.id, found.download, found.memory.n_ctx) == (model.id, 0, 256)
 
     asyncio.run(main())
+
+
+def test_a_larger_model_has_larger_chunks_so_that_its_record_stays_short() -> None:
+    sizes = (1, 512 << 20, (512 << 20) + 1, 4 << 30, 1 << 60)
+    assert [fitting_chunk(size) >> 10 for size in sizes] == [512, 512, 1024, 4096, 256 << 10]

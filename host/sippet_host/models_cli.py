@@ -15,7 +15,7 @@ from sippet._fields import MOST
 from sippet.config import LEAST_N_CTX, ContextConfig
 from sippet.errors import InvalidModel, StorageError
 from sippet.models.installed import InstalledModel
-from sippet.models.manifest import CHUNK, Manifest, build_manifest
+from sippet.models.manifest import Manifest, build_manifest
 from sippet.models.plan import memory_limit
 from sippet.models.registry import MODELS
 from sippet.models.reports import Estimate
@@ -169,14 +169,16 @@ def plan(source: str, projector: str | None, n_ctx: int | None, as_json: bool) -
 @click.option("--projector", type=_path, help="The image projector that belongs to the model.")
 @click.option("--id", help="By default from the file's name.")
 @click.option("--name", help="By default from the file's header.")
-@click.option("--chunk-size", type=_Size(), default=CHUNK, help="Bytes that are verified together.  [default: 512 KiB]")
+@click.option(
+    "--chunk-size", type=_Size(), help="Bytes that are verified together.  [default: 512 KiB, more from 512 MiB on]"
+)
 def make_manifest(
     files: Sequence[Path],
     output: Path | None,
     projector: Path | None,
     id: str | None,
     name: str | None,
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> None:
     """Writes the manifest of a model: sizes, the SHA-256 of every chunk, and what the model is.
 

@@ -34,6 +34,7 @@ from .pairing import check_projector
 
 VERSION = 1
 CHUNK = 512 << 10  # browsers hash pieces of under a megabyte almost twice as fast as larger ones
+MOST_CHUNKS = 1024  # of a model whose size is known: its record is read at each start
 MIN_CHUNK, MAX_CHUNK = 64 << 10, 256 << 20
 MAX_FILES = 10_000
 MAX_MIRRORS = 16
@@ -228,7 +229,7 @@ async def build_manifest(
     projector: Source | None = None,
     id: str | None = None,
     name: str | None = None,
-    chunk_size: int = CHUNK,
+    chunk_size: int | None = None,
     on_bytes: Any = None,
 ) -> Manifest:
     """Make the manifest of a model: reads all of its bytes once.
@@ -237,9 +238,12 @@ async def build_manifest(
         sources: its files, in order.
         projector: its image projector.
         id, name: by default from the first file's name and header.
-        chunk_size: bytes that are verified together, and the most that a resumed download fetches twice.
+        chunk_size: bytes that are verified together, and the most that a resumed download fetches twice; by default
+            :func:`fitting_chunk`.
         on_bytes: called with the bytes hashed so far.
     """
+    if chunk_size is None:
+        chunk_size = fitting_chunk(sum(source.size for source in sources))
     if not MIN_CHUNK <= chunk_size <= MAX_CHUNK:
         raise InvalidOption("chunk_size", f"chunk_size must be from {MIN_CHUNK} to {MAX_CHUNK} bytes.")
     headers = [await read_header(source) for source in sources]
@@ -265,6 +269,14 @@ async def build_manifest(
         projector=await describe(projector) if projector is not None else None,
         facts=ModelFacts.of(headers, projector=projector is not None),
     )
+
+
+def fitting_chunk(nbytes: int) -> int:
+    """The bytes of a chunk for a model of a known size: as few as give a list of hashes that is not too long."""
+    chunk = CHUNK
+    while chunk * MOST_CHUNKS < nbytes and chunk < MAX_CHUNK:
+        chunk *= 2
+    return chunk
 
 
 async def hash_file(source: Source, chunk_size: int, on_bytes: Callable[[int], object]) -> ModelFile:
