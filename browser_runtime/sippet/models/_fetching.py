@@ -275,13 +275,11 @@ class Fetcher:
                     position = arrival.position
                     lengths = {n: min(item.chunk_size, position - n * item.chunk_size) for n in arrival.hashes}
                     settled += sum(lengths.values())
-                    known = {n: sha256 for n, sha256 in arrival.hashes.items() if n in there}
-                    new = {n: sha256 for n, sha256 in arrival.hashes.items() if n not in there}
-                    for n, sha256 in known.items():
-                        self._compare(item, there[n], sha256)
-                    bad = await self._shelf.accept(item, new)
+                    for n in arrival.hashes.keys() & there.keys():
+                        self._compare(item, there[n], arrival.hashes[n])
+                    bad = await self._shelf.accept(item, {n: h for n, h in arrival.hashes.items() if n not in there})
                     damaged = damaged or bool(bad)
-                    self._meter.add(-sum(lengths[n] for n in (*known, *bad)))
+                    self._meter.add(-sum(length for n, length in lengths.items() if n in there or n in bad))
                     if not self._running.is_set():
                         return
             if item.size is not None and position > item.size:

@@ -26,6 +26,7 @@ from .notes import Kind, Note
 from .storage import Arrival, Body, Notes, Storage, StorageEstimate, StoredFile, check_name, failed, full
 
 ROOT = "sippet"
+_READ_AT_ONCE = 8 << 20  # bytes; waiting for each part of a file takes longer than reading it
 _BUSY_TRIES, _BUSY_WAIT = 20, 0.1
 _PERSIST_PATIENCE = 2.0  # seconds; Firefox asks the user, and a headless one never answers
 
@@ -201,13 +202,20 @@ class OpfsStorage(Storage):
         with suppress(StorageError, JsException):
             handle = await self._file(name)
             blob = None if handle is None else await handle.getFile()
-        for offset, length in parts:
-            found = ""
-            with suppress(JsException):
-                data = await blob.slice(offset, offset + length).arrayBuffer() if blob is not None else None
-                if data is not None and data.byteLength == length:
-                    found = bytes((await js.crypto.subtle.digest("SHA-256", data)).to_bytes()).hex()
-            yield found
+
+        async def digest(offset: int, length: int) -> str:
+            if blob is not None:
+                with suppress(JsException):
+                    data = await blob.slice(offset, offset + length).arrayBuffer()
+                    sha256 = await js.crypto.subtle.digest("SHA-256", data)
+                    return bytes(sha256.to_bytes()).hex() if data.byteLength == length else ""
+            return ""
+
+        wanted = list(parts)
+        count = max(1, _READ_AT_ONCE // max((length for _, length in wanted), default=1))
+        for first in range(0, len(wanted), count):
+            for found in await asyncio.gather(*[digest(*part) for part in wanted[first : first + count]]):
+                yield found
 
     async def save(self, name: str, data: bytes) -> None:
         handle = await self._file(name, create=True)
