@@ -79,7 +79,7 @@ class ModelEntry:
         license: SPDX identifier where there is one.
         context: tokens that the model was trained for.
         parameters: number of weights.
-        capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``projector``.
+        capabilities: of ``chat``, ``completion``, ``embedding``, ``rerank``, ``vision``, ``projector``.
         memory: bytes that it takes in a tab with its default context, as far as the header tells.
         sampling: options of a request that suit it best, by the names of `TextOptions`.
         projector: what makes images readable for it, where that lies beside it.
@@ -210,16 +210,11 @@ def describe(name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
         NotAModel: a header is damaged.
         NoSuchModel: a file can't be read any more.
     """
-    stem = model_stem(name)
+    match = _SHARD.fullmatch(name)
+    stem = match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
     with readable(files[0].path):
         facts = read_facts([file.path for file in files])
     return ModelEntry(id=slug(stem), name=stem, files=files, **asdict(facts))
-
-
-def model_stem(name: str) -> str:
-    """A model's name by that of one of its files."""
-    match = _SHARD.fullmatch(name)
-    return match["stem"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
 
 
 def shard_names(name: str) -> list[str]:

@@ -7,12 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from sippet.errors import SippError
+from sippet.models.manifest import shard_stem
 from sippet.models.pairing import check_projector
 
 from .errors import HostError
 from .facts import read_file_header
 from .hashcache import Fingerprint, HashCache
-from .models import ModelEntry, ModelFile, load_file, model_stem
+from .models import ModelEntry, ModelFile, load_file
 
 _IS_PROJECTOR = re.compile(r"(^|[-_.])mmproj(?=[-_.])", re.IGNORECASE)
 _QUANTIZATION = re.compile(r"(^|[-_.])(i?q\d(_([0-9klms]|xs|xxs|xl|nl))*|mxfp4|b?f16|f32)(?=$|[-_.])", re.IGNORECASE)
@@ -28,16 +29,12 @@ def projector_beside(model: ModelEntry, hashes: HashCache | None = None) -> Mode
     """
     path = model.files[0].path
     try:
-        found = [
-            file for file in path.parent.glob("*.gguf") if not file.name.startswith(".") and _is_in(file, path.parent)
-        ]
-        beside = sorted(
-            (file for file in found if _IS_PROJECTOR.search(file.name)), key=lambda file: file.stat().st_size
-        )
-        named = [file for file in beside if _base(file.name) == _base(path.name)]
-        others = {model_stem(file.name) for file in found if file not in beside}
-        alone = beside if len(beside) == len(others) == 1 else []
-        for candidate in named or alone:
+        beside = sorted(_files_in(path.parent, projectors=True), key=lambda file: file.stat().st_size)
+        candidates = [file for file in beside if _base(file.name) == _base(path.name)]
+        if not candidates and len(beside) == 1:
+            models = {shard_stem(file.name) for file in _files_in(path.parent, projectors=False)}
+            candidates = beside if len(models) == 1 else []
+        for candidate in candidates:
             file = load_file(candidate, hashes)
             if _are_a_pair(path, model.files[0].fingerprint, file.path, file.fingerprint):
                 return file
@@ -46,13 +43,21 @@ def projector_beside(model: ModelEntry, hashes: HashCache | None = None) -> Mode
     return None
 
 
-def _is_in(file: Path, folder: Path) -> bool:
-    return file.resolve().parent == folder
+def _files_in(folder: Path, *, projectors: bool) -> list[Path]:
+    """What a folder itself has of projectors or of others, by their names; nothing hidden, and no links out of it. The
+    names are looked at first: it is asked for each model whenever the models are listed."""
+    return [
+        file
+        for file in folder.glob("*.gguf")
+        if bool(_IS_PROJECTOR.search(file.name)) == projectors
+        and not file.name.startswith(".")
+        and file.resolve().parent == folder
+    ]
 
 
 def _base(name: str) -> str:
     """A file's name without what tells a projector from its model, or one quantisation from another."""
-    stem = _IS_PROJECTOR.sub("", f"{model_stem(name)}.")
+    stem = _IS_PROJECTOR.sub("", f"{shard_stem(name)}.")
     return _QUANTIZATION.sub("", stem.rstrip(".")).strip("-_.").lower()
 
 

@@ -100,8 +100,11 @@ class Shelf:
     async def _restore_item(self, item: ArrivingFile) -> None:
         if item.size is None:
             return
-        states = [self._journal.chunks.get((item.index, chunk)) for chunk in range(item.chunk_count)]
-        noted = {chunk: state.whole for chunk, state in enumerate(states) if state is not None and state.whole}
+        noted = {
+            chunk: state.whole
+            for chunk in range(item.chunk_count)
+            if (state := self._journal.chunks.get((item.index, chunk))) and state.whole
+        }
         parts = [(chunk * item.chunk_size, item.chunk_length(chunk)) for chunk in noted]
         async with contextlib.aclosing(self._storage.hashes(item.path, parts)) as hashes:
             for chunk, sha256 in noted.items():

@@ -107,8 +107,8 @@ class Shelves:
     async def model_in(self, folder: str) -> InstalledModel | None:
         """What the record of a folder says; ``None`` where there is none."""
         loaded = await asyncio.gather(*[self._storage.load(f"{path_of(folder)}/{name}") for name in _RECORDS])
-        first = _parse(loaded[0], folder)
-        found = [first, *(first if data == loaded[0] else _parse(data, folder) for data in loaded[1:])]
+        parsed = {data: _parse(data, folder) for data in set(loaded)}  # copies of one record, unless one is damaged
+        found = [parsed[data] for data in loaded]
         model = next((item for item in found if item is not None), None)
         if model is None:
             return None

@@ -100,10 +100,10 @@ async def _bad_chunks(
     for index, file in enumerate(model.manifest.all_files):
         parts = file.parts(chunk_size)
         async with aclosing(storage.hashes(f"{path_of(model.folder)}/data/{file.name}", parts)) as hashes:
-            for chunk, (expected, (_, length)) in enumerate(zip(file.chunks, parts, strict=True)):
+            for chunk, expected in enumerate(file.chunks):
                 if await anext(hashes) != expected:
                     bad.append((index, chunk))
-                done += length
+                done += parts[chunk][1]
                 if pace.due() or done == model.size:
                     report(Status("checking", f"Checking {model.manifest.name}.", done, model.size))
     return bad

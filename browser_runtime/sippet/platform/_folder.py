@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -101,7 +101,7 @@ class FolderStorage(Storage):
         path = self._path(name)
         return PathSource(path) if path.is_file() else None
 
-    async def hashes(self, name: str, parts: Iterable[tuple[int, int]]) -> AsyncGenerator[str]:
+    async def hashes(self, name: str, parts: Sequence[tuple[int, int]]) -> AsyncGenerator[str]:
         path = self._path(name)
 
         def digest(offset: int, length: int) -> str:

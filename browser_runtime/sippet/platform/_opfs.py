@@ -10,7 +10,7 @@ Spec: https://fs.spec.whatwg.org/
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -197,7 +197,7 @@ class OpfsStorage(Storage):
         handle = await self._file(name)
         return None if handle is None else OpfsSource(handle, await handle.getFile())
 
-    async def hashes(self, name: str, parts: Iterable[tuple[int, int]]) -> AsyncGenerator[str]:
+    async def hashes(self, name: str, parts: Sequence[tuple[int, int]]) -> AsyncGenerator[str]:
         blob = None
         with suppress(StorageError, JsException):
             handle = await self._file(name)
@@ -211,10 +211,9 @@ class OpfsStorage(Storage):
                     return bytes(sha256.to_bytes()).hex() if data.byteLength == length else ""
             return ""
 
-        wanted = list(parts)
-        count = max(1, _READ_AT_ONCE // max((length for _, length in wanted), default=1))
-        for first in range(0, len(wanted), count):
-            for found in await asyncio.gather(*[digest(*part) for part in wanted[first : first + count]]):
+        count = max(1, _READ_AT_ONCE // max((length for _, length in parts), default=1))
+        for first in range(0, len(parts), count):
+            for found in await asyncio.gather(*[digest(*part) for part in parts[first : first + count]]):
                 yield found
 
     async def save(self, name: str, data: bytes) -> None:

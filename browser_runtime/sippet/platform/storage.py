@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -236,7 +236,7 @@ class Storage(ABC):
         """The file for reading, also by an engine; ``None`` where it doesn't exist."""
 
     @abstractmethod
-    def hashes(self, name: str, parts: Iterable[tuple[int, int]]) -> AsyncGenerator[str]:
+    def hashes(self, name: str, parts: Sequence[tuple[int, int]]) -> AsyncGenerator[str]:
         """The hexadecimal SHA-256 of parts of a file that need not be open, each given by its offset and length; empty
         for one that can't be read, or which the file ends before."""
 
